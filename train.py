@@ -1,0 +1,435 @@
+"""Train a classifier on FashionMNIST, validate it after every epoch, test it at the end.
+
+    python train.py --model resnet18
+
+Writes into runs/<name>: config.json (all options and the environment), log.csv (a row an epoch),
+steps.csv (training loss by step), TensorBoard events, best.pt (the epoch with the highest
+validation accuracy) and last.pt (everything that --resume needs to go on exactly).
+"""
+
+import argparse
+import copy
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+import data
+import evaluate
+from models import MODELS, build_model, count_parameters
+
+# The report's recipe. It does not state its learning rate and batch size: these are the usual ones.
+REPORT = {
+    "epochs": 20,
+    "batch_size": 128,
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "schedule": "cosine",
+    "weight_decay": 0.0,
+    "label_smoothing": 0.0,
+    "ema": 0.0,
+    "augment": "crop-flip",
+    "padding": 4,
+    "dropout": 0.3,
+    "pixels": "28",
+}
+RECIPES = {
+    "report": dict.fromkeys(MODELS, REPORT),
+    "modern": dict.fromkeys(MODELS, REPORT),
+}
+LOG_HEADER = (
+    "epoch,step,learning_rate,train_loss,train_accuracy,val_loss,val_accuracy,"
+    "seconds,images_per_second"
+)
+ADVICE = "the last good state is kept in last.pt and best.pt; try a lower --lr in a new run"
+LOG_STEPS = 25  # a row of steps.csv is the mean loss over this many steps
+SAVE_SECONDS = 300  # last.pt is written this often in the middle of an epoch, too
+
+
+def number(kind, low, high):
+    """Return an argparse type: an int or float between low and high, both included."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            message = f"{text!r} is not {kind.__name__} from {low} to {high}"
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return parse
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog="The defaults shown are those of the --recipe and --model that are given.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    count, share = number(int, 1, 100_000), number(float, 0, 0.99999)
+    add = parser.add_argument
+    add("--model", choices=MODELS, default="resnet18", help="network to train")
+    add("--recipe", choices=RECIPES, default="modern", help="sets the next twelve options")
+    add("--epochs", type=count, help="passes over the training images")
+    add("--batch-size", type=count, help="images per step")
+    add("--optimizer", choices=("adam", "sgd"), help="Adam, or SGD with Nesterov momentum 0.9")
+    add("--lr", type=number(float, 0, 1000), help="highest learning rate")
+    add("--schedule", choices=("cosine", "triangle"), help="course of the learning rate by step")
+    add("--weight-decay", type=number(float, 0, 10), help="decay of kernels and weight matrices")
+    add("--label-smoothing", type=share, help="share of the target spread over all classes")
+    add("--ema", type=share, help="decay of the moving average of the weights; 0: no average")
+    add("--augment", choices=("crop-flip", "flip", "none"), help="for the training images")
+    add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop")
+    add("--dropout", type=share, help="dropout in front of a ResNet's head")
+    add("--pixels", help="resolution by epoch; 16x3,20x2,28: 3 epochs at 16, 2 at 20, then 28")
+    add("--width", type=count, default=64, help="channels of a ResNet's first stage")
+    add("--seed", type=number(int, 0, 10**9), default=0, help="of weights, order, augmentation")
+    add("--split-seed", type=number(int, 0, 10**9), default=0, help="of the validation split")
+    add("--name", default=argparse.SUPPRESS, help="folder of the run (default: the model's name)")
+    add("--runs", default="runs", help="folder of all runs")
+    add("--resume", action="store_true", help="go on with the run of that name, if it has begun")
+    add("--no-test", action="store_true", help="leave the test set unopened at the end")
+    add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
+        help="bfloat16 autocast or not; auto: where the device computes it natively")  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
+    add("--threads", type=number(int, 0, 1024), default=0, help="on the CPU; 0: PyTorch's choice")
+    add("--data-dir", default="data", help="folder of the data set, downloaded if it is missing")
+
+    # The recipe gives the defaults of the other options, so it has to be known before them.
+    known, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
+    parser.set_defaults(**RECIPES[known.recipe][known.model])
+    args = parser.parse_args(argv)
+    args.name = getattr(args, "name", args.model)
+    return args
+
+
+def pixels_by_epoch(plan, epochs):
+    """Expand a plan such as "16x3,20x2,28" to one resolution for each epoch.
+
+    Raises:
+        ValueError: the plan cannot be read, or does not give as many epochs.
+    """
+    try:
+        *first, final = [[int(n) for n in part.split("x")] for part in plan.split(",")]
+        sizes = [size for size, times in first for _ in range(times)]
+        size, times = final if len(final) == 2 else (*final, epochs - len(sizes))
+        sizes += [size] * times
+    except (ValueError, TypeError):
+        raise ValueError(f"--pixels {plan} is not of the form 16x3,20x2,28") from None
+    if len(sizes) != epochs or not all(8 <= size <= 64 for size in sizes):
+        raise ValueError(f"--pixels {plan} must give sizes from 8 to 64 to all {epochs} epochs")
+    return sizes
+
+
+def learning_rate(schedule, progress):
+    """Fraction of the highest learning rate, when ``progress`` (0 to 1) of all steps are done.
+
+    "cosine" falls from 1 to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts);
+    "triangle" rises from 0 to 1 over the first 20 % and falls back to 0 (one cycle: Smith &
+    Topin 2018, arXiv:1708.07120).
+    """
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return min(progress / 0.2, (1 - progress) / 0.8)
+
+
+def has_native_bfloat16(device):
+    """Whether the device multiplies bfloat16 matrices in hardware, not by emulation."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return False
+
+
+@torch.no_grad()
+def update_average(average, model, decay):
+    """Move the averaged weights and BatchNorm statistics towards the model's by 1 - decay."""
+    pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
+    for mean, new in pairs:
+        if mean.is_floating_point():
+            mean.lerp_(new, 1 - decay)
+
+
+def write(path, content):
+    """Replace a file so that ``path`` is at every moment either the old or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written (disk full, say); the old file is left as it was.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({error}); what it held is kept") from None
+
+
+def save(checkpoint, path):
+    """Write a checkpoint by ``write``."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write(path, buffer.getbuffer())
+
+
+def open_log(path, header, size):
+    """Open a CSV log for appending; cut it back to the size it had when last.pt was written."""
+    file = open(path, "a", newline="")  # noqa: SIM115 (it stays open for the whole run)
+    file.truncate(min(size, file.tell()))
+    if size == 0:
+        print(header, file=file, flush=True)
+    return file
+
+
+def environment(device):
+    """What a run's numbers depend on besides its options."""
+    folder = Path(__file__).resolve().parent
+    git = subprocess.run(
+        ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {
+        "git": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device.type,
+        "device_name": evaluate.describe_device(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_args(argv)
+    sizes = pixels_by_epoch(args.pixels, args.epochs)
+    if args.model == "mlp" and set(sizes) != {28}:
+        raise ValueError("the MLP takes 28×28 pixels only: --pixels is for the ResNets")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = evaluate.pick_device(args.device)
+    if args.precision == "auto":
+        args.precision = "bfloat16" if has_native_bfloat16(device) else "float32"
+    autocast_dtype = torch.bfloat16 if args.precision == "bfloat16" else None
+    where = ("resume", "no_test", "runs", "data_dir", "device", "threads")
+    options = {name: value for name, value in vars(args).items() if name not in where}
+
+    # The run's folder, and its last checkpoint if there is one to go on from.
+    run = Path(args.runs) / args.name
+    checkpoint = None
+    if (run / "config.json").exists():
+        if not args.resume:
+            raise ValueError(f"{run} holds a run: --resume goes on with it, --name starts another")
+        config = json.loads((run / "config.json").read_text())
+        if (run / "last.pt").exists():
+            _, checkpoint = evaluate.load_checkpoint(run / "last.pt")
+            for name, value in options.items():
+                old = checkpoint["config"].get(name)
+                if value != old:
+                    raise ValueError(f"{run} was started with {name} = {old}, not {value}")
+            config["resumed"] = [*config.get("resumed", []), environment(device)]
+    if checkpoint is None:
+        config = {**options, **environment(device)}
+    run.mkdir(parents=True, exist_ok=True)
+
+    # Data: uint8 tensors in the device's memory. The validation images are a tensor of their own,
+    # which no augmentation ever sees; the test set is not opened here.
+    images, labels = data.load(args.data_dir, train=True)
+    train_index, val_index = data.split_indices(len(images), args.split_seed)
+    val_images, val_labels = images[val_index], labels[val_index]
+    images, labels = images[train_index].to(device), labels[train_index].to(device)
+    steps_per_epoch = math.ceil(len(images) / args.batch_size)
+    total_steps = args.epochs * steps_per_epoch
+
+    # Model and optimiser. Biases and BatchNorm's scales, the vectors, are never decayed.
+    torch.manual_seed(args.seed)
+    model = build_model(args.model, args.width, args.dropout).to(device)
+    config["parameters"] = count_parameters(model)
+    write(run / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+    average = copy.deepcopy(model).requires_grad_(False) if args.ema else model
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [
+        {"params": matrices, "weight_decay": args.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if args.optimizer == "adam":  # AdamW decouples the decay; with a decay of 0 it is Adam
+        optimizer = torch.optim.AdamW(groups, lr=args.lr, fused=True)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, fused=True)
+
+    # Where training stands: all of it, with the weights and the optimiser, goes into last.pt.
+    state = {"epoch": 0, "batch": 0, "best": -1.0, "seconds": 0.0, "log": 0, "steps": 0}
+    running = torch.zeros(3, device=device)  # this epoch's loss and hits; loss since the last row
+    if checkpoint:
+        model.load_state_dict(checkpoint["model"])
+        average.load_state_dict(checkpoint["average"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        running.copy_(checkpoint["running"])
+        state = checkpoint["state"]
+        print(f"going on with {run} in epoch {state['epoch'] + 1}, batch {state['batch'] + 1}")
+
+    log = open_log(run / "log.csv", LOG_HEADER, state["log"])
+    step_log = open_log(run / "steps.csv", "step,train_loss", state["steps"])
+    first_step = state["epoch"] * steps_per_epoch + state["batch"]
+    board = SummaryWriter(run, purge_step=first_step or None)
+
+    def save_last():
+        if not all(p.isfinite().all() for p in model.parameters()):
+            raise FloatingPointError(f"the weights are no longer finite; {ADVICE}")
+        state.update(log=log.tell(), steps=step_log.tell())
+        save(
+            {
+                "config": options,
+                "epoch": state["epoch"],
+                "model": model.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "running": running.cpu(),
+                "state": state,
+            },
+            run / "last.pt",
+        )
+
+    # Ctrl-C and SIGTERM leave a note, which the loop reads after each step; a second one kills.
+    stopped_by = []
+
+    def note_signal(signum, frame):
+        stopped_by.append(signum)
+        signal.signal(signum, signal.SIG_DFL)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, note_signal)
+
+    print(
+        f"{args.model} ({config['parameters']:,} parameters) on {config['device_name']}, "
+        f"{config['threads']} threads, {args.precision}: {args.epochs} epochs of "
+        f"{steps_per_epoch} steps into {run}"
+    )
+    bar = tqdm(
+        total=args.epochs * len(images), initial=first_step * args.batch_size,
+        unit=" images", unit_scale=True, disable=None,
+    )  # fmt: skip
+    for epoch in range(state["epoch"], args.epochs):
+        epoch_start = time.perf_counter() - state["seconds"]
+        # The order and the augmentation of an epoch depend on the seed and its number alone.
+        generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)
+        order = torch.randperm(len(images), generator=generator).to(device)
+        offsets, flips = data.draw_augmentation(len(images), args.augment, args.padding, generator)
+        offsets, flips = offsets.to(device), flips.to(device)
+        saved = time.perf_counter()
+        model.train()
+
+        for batch in range(state["batch"], steps_per_epoch):
+            step = epoch * steps_per_epoch + batch
+            torch.manual_seed(step + total_steps * args.seed)  # dropout, likewise
+            for group in optimizer.param_groups:
+                group["lr"] = args.lr * learning_rate(args.schedule, step / total_steps)
+
+            part = slice(batch * args.batch_size, (batch + 1) * args.batch_size)
+            x, y = images[order[part]], labels[order[part]]  # B×28×28 uint8, B
+            if args.augment != "none":
+                x = data.apply_augmentation(x, offsets[part], flips[part], args.padding)
+            x = data.normalize(x)  # B×1×28×28 float
+            if sizes[epoch] != 28:
+                x = F.interpolate(x, size=sizes[epoch], mode="bilinear", antialias=True)
+            with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+                logits = model(x)
+            loss = F.cross_entropy(logits.float(), y, label_smoothing=args.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if args.ema:
+                update_average(average, model, min(args.ema, (1 + step) / (10 + step)))
+
+            # Sums stay on the device: reading each of them would make a GPU wait for the CPU.
+            with torch.no_grad():
+                running += torch.stack([loss * len(y), (logits.argmax(1) == y).sum(), loss])
+            bar.update(len(y))
+            if (step + 1) % LOG_STEPS == 0:
+                recent = running[2].item() / LOG_STEPS
+                running[2] = 0
+                if not math.isfinite(recent):
+                    raise FloatingPointError(f"the loss is {recent} at step {step + 1}; {ADVICE}")
+                print(step + 1, f"{recent:.6f}", sep=",", file=step_log, flush=True)
+                board.add_scalar("train/loss_by_step", recent, step + 1)
+                bar.set_postfix(epoch=epoch + 1, loss=f"{recent:.3f}", refresh=False)
+            state.update(batch=batch + 1, seconds=time.perf_counter() - epoch_start)
+            if stopped_by or time.perf_counter() - saved > SAVE_SECONDS:
+                save_last()
+                saved = time.perf_counter()
+            if stopped_by:
+                bar.close()
+                again = shlex.join(["python", "train.py", *argv])
+                again += "" if args.resume else " --resume"
+                print(f"stopped after step {step + 1} and saved; go on with: {again}")
+                sys.exit(128 + stopped_by[0])
+
+        evaluate.synchronize(device)
+        train_seconds = time.perf_counter() - epoch_start
+        train_loss, train_hits, _ = (running / len(images)).tolist()
+        running[:2] = 0
+        val_logits = evaluate.predict(average, val_images, 500, autocast_dtype)
+        val_loss = F.cross_entropy(val_logits, val_labels).item()
+        val_accuracy = (val_logits.argmax(1) == val_labels).double().mean().item()
+        if not math.isfinite(val_loss):
+            raise FloatingPointError(f"the validation loss is {val_loss}; {ADVICE}")
+        is_best = val_accuracy > state["best"]
+        state.update(epoch=epoch + 1, batch=0, seconds=0.0, best=max(val_accuracy, state["best"]))
+        row = {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * steps_per_epoch,
+            "learning_rate": f"{optimizer.param_groups[0]['lr']:.6g}",
+            "train_loss": f"{train_loss:.6f}",
+            "train_accuracy": f"{train_hits:.6f}",
+            "val_loss": f"{val_loss:.6f}",
+            "val_accuracy": f"{val_accuracy:.6f}",
+            "seconds": f"{time.perf_counter() - epoch_start:.2f}",
+            "images_per_second": f"{len(images) / train_seconds:.1f}",
+        }
+        print(*row.values(), sep=",", file=log, flush=True)
+        for name in list(row)[2:]:
+            board.add_scalar(f"epoch/{name}", float(row[name]), epoch + 1)
+        if is_best:
+            best = {"config": options, "epoch": epoch + 1, "model": average.state_dict()}
+            save(best, run / "best.pt")
+        save_last()
+        tqdm.write(
+            f"epoch {epoch + 1:3d}/{args.epochs}: train loss {train_loss:.4f}, accuracy "
+            f"{100 * train_hits:.2f} %; validation loss {val_loss:.4f}, accuracy "
+            f"{100 * val_accuracy:.2f} %{' (best)' if is_best else ''}; {row['seconds']} s"
+        )
+    bar.close()
+    board.close()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)
+
+    print(f"best validation accuracy {100 * state['best']:.2f} %; log, curves and weights: {run}")
+    if not args.no_test:
+        where = ["--device", args.device, "--threads", str(args.threads)]
+        evaluate.main(["--ckpt", str(run / "best.pt"), "--data-dir", args.data_dir, *where])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, FloatingPointError) as error:
+        sys.exit(f"train.py: {error}")
