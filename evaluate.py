@@ -10,10 +10,12 @@ import csv
 import json
 import math
 import os
+import pickle
 import platform
 import statistics
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import torch
@@ -76,17 +78,23 @@ def load_checkpoint(path):
         ValueError: it is not a checkpoint of train.py, or its weights do not fit its model.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no checkpoint {path}")
+        raise FileNotFoundError(f"there is no checkpoint file {path}")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not in PyTorch's file format, or is truncated")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         config = checkpoint["config"]
         model = build_model(config["model"], config["width"], config["dropout"])
         model.load_state_dict(checkpoint["model"])
+    except pickle.UnpicklingError:  # PyTorch's message would advise to load it unsafely
+        raise ValueError(
+            f"{path} is refused: it holds more than tensors and plain values"
+        ) from None
     except OSError:
         raise
     except Exception as error:  # a hostile file can make torch.load raise nearly anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ValueError(f"{path} is not a usable checkpoint of train.py ({reason})") from None
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a usable checkpoint of train.py: {reason}") from None
     return model.eval(), checkpoint
 
 

@@ -248,7 +248,6 @@ def main(argv=None):
             config["resumed"] = [*config.get("resumed", []), environment(device)]
     if checkpoint is None:
         config = {**options, **environment(device)}
-    run.mkdir(parents=True, exist_ok=True)
 
     # Data: uint8 tensors in the device's memory. The validation images are a tensor of their own,
     # which no augmentation ever sees; the test set is not opened here.
@@ -263,6 +262,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     model = build_model(args.model, args.width, args.dropout).to(device)
     config["parameters"] = count_parameters(model)
+    run.mkdir(parents=True, exist_ok=True)
     write(run / "config.json", (json.dumps(config, indent=1) + "\n").encode())
     average = copy.deepcopy(model).requires_grad_(False) if args.ema else model
     matrices = [p for p in model.parameters() if p.ndim > 1]

@@ -1,0 +1,504 @@
+"""Draw the report's figures and tables from the data and from what train.py and evaluate.py wrote.
+
+    python analyze.py
+
+Reads every run below --runs (config.json, log.csv, steps.csv, evaluation.json, predictions.csv;
+no weights) and writes PNG figures and Markdown and CSV tables into --out.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.patches import Rectangle
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+import data
+from models import MODELS
+
+# Class i has colour i in every figure; neighbours differ in lightness, too, for greyscale print.
+COLOURS = (
+    "#1f4e9c", "#f2b134", "#2e8b57", "#e58fb1", "#7a4fa3",
+    "#9fd3e8", "#c0392b", "#a9c25d", "#5c4033", "#f08a4b",
+)  # fmt: skip
+SHORT = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+         "Boot")  # fmt: skip
+LINES = ("-", "--", ":", "-.")
+
+# What the report gives for each model: parameters, latency in ms, test accuracy.
+REPORT = {
+    "mlp": ("1.2 M", 0.8, 0.851),
+    "resnet18": ("11.2 M", 3.2, 0.950),
+    "resnet34": ("21.8 M", 1.6, 0.949),
+}
+# From the table "Benchmark" of github.com/zalandoresearch/fashion-mnist: test accuracies as their
+# authors submitted them, not verified by the maintainers of the data set.
+LEADERBOARD = (
+    ("WRN40-4", 0.967),
+    ("WRN-28-10 + Random Erasing", 0.963),
+    ("WRN-28-10", 0.959),
+    ("Dual path network", 0.957),
+    ("DenseNet-BC", 0.954),
+    ("DENSER", 0.953),
+    ("MobileNet", 0.950),
+    ("ResNet18", 0.949),
+    ("CNN, optional shortcuts + random erasing", 0.947),
+    ("2 Conv + 3 FC", 0.934),
+    ("HOG + SVM", 0.926),
+    ("2 Conv + pooling", 0.916),
+    ("XGBoost", 0.898),
+    ("MLP 256-128-100", 0.8833),
+    ("Human performance", 0.835),
+)
+
+
+def find_runs(folders):
+    """Read the runs below some folders; of two with one name the first counts.
+
+    Returns:
+        A list of dictionaries with name, config and log, and with steps, evaluation and
+        predictions, each None where its file is missing; ordered by model, then by name.
+    """
+    runs = {}
+    for config_path in (
+        p for folder in folders for p in sorted(Path(folder).glob("*/config.json"))
+    ):
+        folder = config_path.parent
+        try:
+            run = {
+                "name": folder.name,
+                "config": json.loads(config_path.read_text()),
+                "log": read_csv(folder / "log.csv"),
+                "steps": read_csv(folder / "steps.csv"),
+                "evaluation": None,
+                "predictions": read_csv(folder / "predictions.csv"),
+            }
+            if (folder / "evaluation.json").exists():
+                run["evaluation"] = json.loads((folder / "evaluation.json").read_text())
+            run["model"] = run["config"]["model"]
+        except (OSError, ValueError, KeyError) as error:
+            print(f"{folder}: left out, its files cannot be read ({error})")
+            continue
+        if run["log"] is None:
+            print(f"{folder}: left out, no epoch of it is finished")
+            continue
+        runs.setdefault(folder.name, run)
+    return sorted(runs.values(), key=lambda run: (MODELS.index(run["model"]), run["name"]))
+
+
+def read_csv(path):
+    """A CSV file's columns as arrays by name, or None if there is no file or no row in it."""
+    if not path.exists() or len(path.read_text().splitlines()) < 2:
+        return None
+    return np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
+
+
+def save(figure, folder, name):
+    figure.savefig(folder / name, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    print(f"drawn: {folder / name}")
+
+
+def show(axis, image, title="", **options):
+    axis.imshow(image, cmap="gray", **({"vmin": 0, "vmax": 255} | options))
+    axis.set_title(title, fontsize=9)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+# ---- Figures 1 to 4: the data
+
+
+def draw_samples(images, labels, folder):
+    """Figure 1: eight training images of each class."""
+    figure, axes = plt.subplots(10, 8, figsize=(8, 10))
+    for i, row in enumerate(axes):
+        for axis, image in zip(row, images[labels == i][:8], strict=True):
+            show(axis, image)
+        row[0].set_ylabel(f"{i} {data.CLASSES[i]}", rotation=0, ha="right", va="center")
+    figure.subplots_adjust(wspace=0.05, hspace=0.05)
+    save(figure, folder, "fig1_samples.png")
+
+
+def scatter_classes(axis, points, labels):
+    """Scatter points N×2 in the colours of their classes, each class named at its median."""
+    for i in range(10):
+        axis.scatter(*points[labels == i].T, s=5, color=COLOURS[i], alpha=0.6, linewidths=0)
+    medians = np.array([np.median(points[labels == i], axis=0) for i in range(10)])
+    width, height = np.ptp(points, axis=0)
+    for k, i in enumerate(order := np.argsort(medians[:, 1])):
+        for j in order[:k]:  # a name moves up where it would cover another one
+            x, y = medians[i] - medians[j]
+            if abs(x) < 0.12 * width and y < 0.045 * height:
+                medians[i, 1] = medians[j, 1] + 0.045 * height
+        box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLOURS[i], "lw": 1.5}
+        axis.text(*medians[i], data.CLASSES[i], ha="center", va="center", fontsize=9, bbox=box)
+
+
+def draw_pca(images, labels, folder, n=5000):
+    """Figure 2: the first two principal components of the pixels."""
+    pixels = images.flatten(1).numpy() / 255
+    pca = PCA(2, svd_solver="randomized", random_state=0).fit(pixels)
+    figure, axis = plt.subplots(figsize=(9, 6.5))
+    scatter_classes(axis, pca.transform(pixels[:n]), labels[:n].numpy())
+    share = 100 * pca.explained_variance_ratio_
+    axis.set_xlabel(f"first principal component ({share[0]:.0f} % of the variance)")
+    axis.set_ylabel(f"second principal component ({share[1]:.0f} %)")
+    axis.set_title(f"PCA of {len(images):,} training images, {n:,} of them drawn")
+    save(figure, folder, "fig2_pca.png")
+
+
+def draw_tsne(images, labels, folder, n):
+    """Figure 3: t-SNE (van der Maaten & Hinton 2008) of the pixels of the first n images."""
+    pixels = images[:n].flatten(1).numpy() / 255
+    points = TSNE(2, init="pca", perplexity=30, random_state=0).fit_transform(pixels)
+    figure, axis = plt.subplots(figsize=(9, 6.5))
+    scatter_classes(axis, points, labels[:n].numpy())
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(f"t-SNE of the first {n:,} training images (perplexity 30, seed 0)")
+    save(figure, folder, "fig3_tsne.png")
+
+
+def draw_augmentation(images, folder):
+    """Figure 4: crop, flip and normalisation of one image, step by step."""
+    image = images[:1]  # an ankle boot: its two sides differ
+    row, column = 7, 1
+    offsets, flips = torch.tensor([[row, column]]), torch.tensor([True])
+    cropped = data.apply_augmentation(image, offsets, ~flips, padding=4)
+    flipped = data.apply_augmentation(image, offsets, flips, padding=4)
+    padded = torch.nn.functional.pad(image, [4] * 4)
+    steps = (
+        (image, "28×28, 0 … 255", {}),
+        (padded, "pad by 4: 36×36,\nchoose one of 9×9 crops", {}),
+        (cropped, "crop to 28×28", {}),
+        (flipped, "flip (half of all images)", {}),
+        (data.normalize(flipped)[0], "normalise: −1 … 1", {"vmin": -1, "vmax": 1}),
+    )
+    figure, axes = plt.subplots(1, 5, figsize=(12, 2.9), width_ratios=[28, 36, 28, 28, 28])
+    for axis, (step, title, options) in zip(axes, steps, strict=True):
+        show(axis, step[0], title, **options)
+    crop = Rectangle((column - 0.5, row - 0.5), 28, 28, fill=False, ec=COLOURS[1], lw=2.5)
+    axes[1].add_patch(crop)
+    edge = Rectangle((3.5, 3.5), 28, 28, fill=False, ec="white", lw=1, ls=":")
+    axes[1].add_patch(edge)
+    bar = axes[4].inset_axes((1.05, 0, 0.06, 1))
+    figure.colorbar(axes[4].images[0], cax=bar, ticks=[-1, 0, 1])
+    for left in axes[:-1]:
+        left.annotate("→", (1.03, 0.5), xycoords="axes fraction", fontsize=20, va="center")
+    figure.subplots_adjust(wspace=0.25)
+    save(figure, folder, "fig4_augmentation.png")
+
+
+# ---- Figures 5 and 6: the training
+
+
+def line_style(runs, run):
+    """Colour by model, line by run, so that runs are told apart in greyscale, too."""
+    same_model = [r["name"] for r in runs if r["model"] == run["model"]]
+    colour = COLOURS[(1, 0, 6)[MODELS.index(run["model"])]]
+    colour = "#8a6d00" if run["model"] == "mlp" else colour
+    return {"color": colour, "ls": LINES[same_model.index(run["name"]) % len(LINES)]}
+
+
+def draw_loss(runs, folder):
+    """Figure 5: training loss by step, all runs together."""
+    figure, axis = plt.subplots(figsize=(9, 5))
+    for run in (r for r in runs if r["steps"] is not None):
+        step, loss = run["steps"]["step"], run["steps"]["train_loss"]
+        style = line_style(runs, run)
+        axis.plot(step, loss, color=style["color"], lw=0.5, alpha=0.25)
+        window = max(1, len(loss) // 60)
+        smooth = np.convolve(loss, np.ones(window) / window, "valid")
+        axis.plot(step[window - 1 :], smooth, **style, lw=1.8, label=run["name"])
+    axis.set(xlabel="step", ylabel="training loss (nats)", yscale="log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.set_title("Training loss by step (thin: mean of 25 steps; bold: moving average)")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    save(figure, folder, "fig5_loss.png")
+
+
+def draw_accuracy(runs, folder):
+    """Figure 6: training and validation accuracy by epoch, all runs together."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), sharey=True)
+    for axis, kind in zip(axes, ("train", "val"), strict=True):
+        for run in runs:
+            accuracy = 100 * run["log"][f"{kind}_accuracy"]
+            mark = {"marker": "o", "ms": 3} if len(accuracy) < 30 else {}
+            axis.plot(
+                run["log"]["epoch"], accuracy, **line_style(runs, run), **mark, label=run["name"]
+            )
+        axis.set(xlabel="epoch", title={"train": "training", "val": "validation"}[kind])
+        axis.grid(alpha=0.3)
+    lowest = min(100 * run["log"]["val_accuracy"].max() for run in runs)
+    axes[0].set(ylabel="accuracy (%)", ylim=(max(0, lowest - 10), 100))
+    axes[1].legend(loc="lower right")
+    figure.subplots_adjust(wspace=0.06)
+    save(figure, folder, "fig6_accuracy.png")
+
+
+# ---- Figures 7 and 8 and beyond: the errors
+
+
+def count_confusion(predictions):
+    """Confusion matrix 10×10 of a predictions.csv; rows are the true classes."""
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (predictions["true"].astype(int), predictions["predicted"].astype(int)), 1)
+    return confusion
+
+
+def draw_errors(run, folder):
+    """Figure 7: the errors of each true class, stacked by the class predicted instead."""
+    errors = count_confusion(run["predictions"])
+    np.fill_diagonal(errors, 0)
+    figure, axis = plt.subplots(figsize=(10, 5))
+    bottom = np.zeros(10)
+    for j in range(10):
+        axis.bar(range(10), errors[:, j], 0.75, bottom, color=COLOURS[j], ec="white", lw=0.8,
+                 label=f"{j} {data.CLASSES[j]}")  # fmt: skip
+        for i in np.flatnonzero(errors[:, j] >= 0.035 * errors.sum(1).max()):
+            light = mpl.colors.rgb_to_hsv(mpl.colors.to_rgb(COLOURS[j]))[2] > 0.8
+            axis.text(i, bottom[i] + errors[i, j] / 2, str(j), ha="center", va="center",
+                      fontsize=8, color="black" if light else "white")  # fmt: skip
+        bottom += errors[:, j]
+    for i, total in enumerate(bottom):
+        axis.text(i, total, f"{total:.0f}", ha="center", va="bottom", fontsize=9)
+    axis.set_xticks(range(10), [f"{i}\n{name}" for i, name in enumerate(SHORT)], fontsize=9)
+    axis.set(xlabel="true class", ylabel="wrong test images")
+    axis.margins(y=0.08)
+    axis.set_title(f"{run['name']}: errors of each true class by predicted class")
+    axis.legend(title="predicted as", fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
+    save(figure, folder, "fig7_errors.png")
+
+
+def draw_misclassified(run, images, pair, folder):
+    """Figure 8: test images of one class taken for another one, the surest errors first."""
+    true, predicted = pair
+    p = run["predictions"]
+    chosen = p[(p["true"] == true) & (p["predicted"] == predicted)]
+    total = len(chosen)
+    chosen = chosen[np.argsort(-chosen["probability"], kind="stable")][:24]
+    rows = max(1, -(-len(chosen) // 8))
+    figure, axes = plt.subplots(rows, 8, figsize=(10, 1.45 * rows + 0.5), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, error in zip(axes.flat, chosen, strict=False):
+        show(axis, images[int(error["index"])], f"{100 * error['probability']:.0f} %")
+    figure.suptitle(
+        f"{run['name']}: {data.CLASSES[true]} taken for {data.CLASSES[predicted]}, "
+        f"{len(chosen)} of {total} (probability of the wrong class)"
+    )
+    figure.tight_layout()
+    save(figure, folder, f"fig8_{true}_as_{predicted}.png")
+
+
+def draw_confusion(run, folder):
+    """The confusion matrix on the test set, shaded by the logarithm of the count."""
+    confusion = count_confusion(run["predictions"])
+    figure, axis = plt.subplots(figsize=(8, 7))
+    axis.imshow(np.log1p(confusion), cmap="Blues")
+    for i in range(10):
+        for j in range(10):
+            colour = "white" if confusion[i, j] > 100 else "black"
+            axis.text(j, i, confusion[i, j], ha="center", va="center", color=colour, fontsize=9)
+    axis.set_xticks(range(10), SHORT, rotation=45, ha="right")
+    axis.set_yticks(range(10), SHORT)
+    accuracy = 100 * confusion.trace() / confusion.sum()
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.set_title(f"{run['name']}: confusion on the test set, accuracy {accuracy:.2f} %")
+    save(figure, folder, "confusion.png")
+
+
+def calibration(predictions, bins=15):
+    """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3).
+
+    Returns:
+        The error as a fraction, and arrays of each non-empty bin's mean probability, accuracy
+        and number of images.
+    """
+    hit = predictions["true"] == predictions["predicted"]
+    p = predictions["probability"]
+    bin_of = np.minimum((p * bins).astype(int), bins - 1)
+    used = np.unique(bin_of)
+    mean = np.array([p[bin_of == b].mean() for b in used])
+    accuracy = np.array([hit[bin_of == b].mean() for b in used])
+    count = np.array([(bin_of == b).sum() for b in used])
+    return (count * abs(mean - accuracy)).sum() / count.sum(), mean, accuracy, count
+
+
+def draw_reliability(run, folder):
+    """Reliability diagram: how often the network is right when it says p."""
+    error, mean, accuracy, count = calibration(run["predictions"])
+    figure, (top, low) = plt.subplots(
+        2, 1, figsize=(6.5, 7), sharex=True, height_ratios=[3, 1], layout="constrained"
+    )
+    top.plot([0, 1], [0, 1], color="grey", ls="--", label="perfectly calibrated")
+    top.plot(mean, accuracy, "o-", color=COLOURS[0], label=run["name"])
+    top.set(ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1.02))
+    top.set_title(f"{run['name']}: expected calibration error {100 * error:.2f} %")
+    top.legend(loc="upper left")
+    top.grid(alpha=0.3)
+    low.bar(mean, count, 0.05, color=COLOURS[0])
+    low.set(xlabel="probability of the predicted class", ylabel="test images", yscale="log")
+    low.grid(alpha=0.3)
+    save(figure, folder, "reliability.png")
+
+
+# ---- Tables
+
+
+def write_table(rows, folder, name):
+    """Write a list of dictionaries with the same keys as Markdown and as CSV."""
+    with open(folder / f"{name}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    lines += ["| " + " | ".join(str(cell) for cell in row.values()) + " |" for row in rows]
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
+    print(f"written: {folder / name}.md and .csv")
+
+
+def tabulate_models(runs, folder):
+    """The report's table of models beside what the runs measured."""
+    rows = []
+    for run in runs:
+        config, evaluation = run["config"], run["evaluation"]
+        parameters, latency, accuracy = REPORT[run["model"]]
+        row = {
+            "run": run["name"],
+            "parameters (report)": f"{config['parameters']:,} ({parameters})",
+            "epochs": f"{len(run['log'])} of {config['epochs']}",
+            "training minutes": f"{run['log']['seconds'].sum() / 60:.1f}",
+            "validation accuracy": f"{100 * run['log']['val_accuracy'].max():.2f} %",
+            "test accuracy (report)": "not evaluated",
+            "95 % interval": "",
+            "batch-1 latency (report)": "",
+            "images/s at batch 256": "",
+            "processor": f"{config['device_name']}, {config['threads']} threads",
+        }
+        if evaluation:
+            low, high = (100 * x for x in evaluation["accuracy_95"])
+            speed = evaluation["latency"]
+            row |= {
+                "test accuracy (report)": f"{100 * evaluation['accuracy']:.2f} % "
+                f"({100 * accuracy:.1f} %)",
+                "95 % interval": f"{low:.2f} to {high:.2f}",
+                "batch-1 latency (report)": f"{speed['batch_1_ms']:.2f} ms ({latency} ms)",
+                "images/s at batch 256": f"{speed['large_batch_images_per_second']:,.0f}",
+            }
+        rows.append(row)
+    write_table(rows, folder, "models")
+
+
+def rank_in_leaderboard(runs, folder):
+    """The official leaderboard with the tested runs in their places, as table and chart."""
+    ours = [(r["name"], r["evaluation"]) for r in runs if r["evaluation"]]
+    entries = [(name, accuracy, "official") for name, accuracy in LEADERBOARD]
+    entries += [(name, evaluation["accuracy"], "ours") for name, evaluation in ours]
+    entries.sort(key=lambda entry: -entry[1])
+    rows = [
+        {"place": i + 1, "model": name, "test accuracy": f"{100 * accuracy:.2f} %", "from": source}
+        for i, (name, accuracy, source) in enumerate(entries)
+    ]
+    write_table(rows, folder, "leaderboard")
+    figure, axis = plt.subplots(figsize=(9, 0.32 * len(entries) + 1))
+    left = min(82, int(100 * entries[-1][1]) - 1)
+    for y, (_, accuracy, source) in enumerate(entries):
+        mine = source == "ours"
+        axis.hlines(y, left, 100 * accuracy, color="lightgrey", lw=1)
+        axis.plot(100 * accuracy, y, "D" if mine else "o", color=COLOURS[6 if mine else 0], ms=7)
+        axis.text(100 * accuracy + 0.25, y, f"{100 * accuracy:.2f}", va="center", fontsize=8)
+    axis.set_yticks(range(len(entries)), [name for name, _, _ in entries], fontsize=9)
+    for tick, (_, _, source) in zip(axis.get_yticklabels(), entries, strict=True):
+        tick.set_fontweight("bold" if source == "ours" else "normal")
+    axis.invert_yaxis()
+    axis.set(xlabel="test accuracy (%)", xlim=(left, 98))
+    axis.set_title("The data set's leaderboard (dots, unverified) and our runs (diamonds)")
+    save(figure, folder, "leaderboard.png")
+
+
+def parse_pairs(text):
+    """Read "6:0,2:4" as [(6, 0), (2, 4)]: true class and predicted class.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    try:
+        pairs = [tuple(int(part) for part in pair.split(":")) for pair in text.split(",")]
+        if all(len(p) == 2 and min(p) >= 0 and max(p) <= 9 and p[0] != p[1] for p in pairs):
+            return pairs
+    except ValueError:
+        pass
+    raise ValueError(f"--pairs {text} is not of the form 6:0,2:4 (true class:predicted class)")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--runs", nargs="+", default=["runs", "results"], help="folders of runs, first one first")
+    add("--out", default="figures", help="folder of the figures and tables")
+    add("--run", help="run whose errors are drawn (default: the best validation accuracy)")
+    add("--pairs", help="true:predicted classes of figure 8 (default: 6:0 and the 3 most frequent)")
+    add("--tsne-images", type=int, default=5000, help="training images in the t-SNE")
+    add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
+    args = parser.parse_args(argv)
+    if not 100 <= args.tsne_images <= 60_000:
+        parser.error("--tsne-images must be from 100 to 60000")
+    pairs = parse_pairs(args.pairs) if args.pairs else None
+    mpl.use("Agg")
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    images, labels = data.load(args.data_dir, train=True)
+    draw_samples(images, labels, folder)
+    draw_pca(images, labels, folder)
+    draw_tsne(images, labels, folder, args.tsne_images)
+    draw_augmentation(images, folder)
+
+    runs = find_runs(args.runs)
+    for model in MODELS:
+        if not any(run["model"] == model for run in runs):
+            print(f"{model}: left out, there is no run of it in {' or '.join(args.runs)}")
+    if not runs:
+        return
+    draw_loss(runs, folder)
+    draw_accuracy(runs, folder)
+    tabulate_models(runs, folder)
+    rank_in_leaderboard(runs, folder)
+
+    judged = [r for r in runs if r["predictions"] is not None and args.run in (None, r["name"])]
+    if not judged:
+        wanted = args.run or "any run"
+        print(f"errors: left out, evaluate.py has written no predictions.csv for {wanted}")
+        return
+    run = max(judged, key=lambda r: r["log"]["val_accuracy"].max())
+    test_images, _ = data.load(args.data_dir, train=False)
+    draw_errors(run, folder)
+    draw_confusion(run, folder)
+    draw_reliability(run, folder)
+    if pairs is None:
+        errors = count_confusion(run["predictions"])
+        np.fill_diagonal(errors, 0)
+        frequent = [divmod(int(i), 10) for i in errors.argsort(axis=None)[::-1][:4]]
+        pairs = [(6, 0), *[pair for pair in frequent if pair != (6, 0)][:3]]
+    for pair in pairs:
+        draw_misclassified(run, test_images, pair, folder)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"analyze.py: {error}")

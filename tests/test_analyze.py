@@ -1,0 +1,81 @@
+import shutil
+
+import matplotlib.image
+import numpy as np
+import pytest
+from conftest import call
+
+import analyze
+
+DATA_FIGURES = {"fig1_samples.png", "fig2_pca.png", "fig3_tsne.png", "fig4_augmentation.png"}
+RUN_FIGURES = {"fig5_loss.png", "fig6_accuracy.png", "fig7_errors.png", "confusion.png",
+               "reliability.png", "leaderboard.png", "fig8_6_as_0.png"}  # fmt: skip
+TABLES = {"models.md", "models.csv", "leaderboard.md", "leaderboard.csv"}
+
+
+def check_figures(folder, names):
+    for name in names:
+        image = matplotlib.image.imread(folder / name)[..., :3]
+        assert image.shape[1] > 500, name
+        assert image.std() > 0.03, f"{name} is blank"
+
+
+def test_without_a_run_the_data_figures_are_drawn(tmp_path):
+    said = call("analyze.py", "--runs", tmp_path, "--out", tmp_path, "--tsne-images", 200)
+    assert {p.name for p in tmp_path.glob("*.png")} == DATA_FIGURES
+    check_figures(tmp_path, DATA_FIGURES)
+    for model in ("mlp", "resnet18", "resnet34"):
+        assert f"{model}: left out" in said
+
+
+def test_with_a_run_everything_is_drawn(mlp_run, tmp_path):
+    said = call("analyze.py", "--runs", mlp_run.parent, "--out", tmp_path, "--tsne-images", 200)
+    drawn = {p.name for p in tmp_path.iterdir()}
+    assert drawn >= DATA_FIGURES | RUN_FIGURES | TABLES
+    assert len([name for name in drawn if name.startswith("fig8_")]) == 4
+    check_figures(tmp_path, [name for name in drawn if name.endswith(".png")])
+    assert "resnet18: left out" in said and "mlp: left out" not in said
+    models = (tmp_path / "models.md").read_text()
+    assert "101,770 (1.2 M)" in models and "(85.1 %)" in models
+    board = (tmp_path / "leaderboard.md").read_text()
+    assert "WRN40-4 | 96.70 %" in board and "| mlp |" in board
+
+
+def test_unreadable_run_is_left_out_with_a_line(mlp_run, tmp_path, capsys):
+    shutil.copytree(mlp_run, tmp_path / "good")
+    shutil.copytree(mlp_run, tmp_path / "bad")
+    (tmp_path / "bad" / "config.json").write_text("{")
+    assert [run["name"] for run in analyze.find_runs([tmp_path])] == ["good"]
+    assert "bad: left out" in capsys.readouterr().out
+
+
+def test_first_folder_wins(mlp_run, tmp_path):
+    shutil.copytree(mlp_run, tmp_path / "mlp")
+    log = (tmp_path / "mlp" / "log.csv").read_text().splitlines()
+    (tmp_path / "mlp" / "log.csv").write_text("\n".join(log[:2]) + "\n")
+    (run,) = analyze.find_runs([tmp_path, mlp_run.parent])
+    assert len(run["log"]) == 1
+
+
+def test_calibration_error_by_hand():
+    rows = [(0, 0, 0.9), (0, 1, 0.9), (1, 1, 0.65), (1, 1, 0.65)]
+    predictions = np.array(rows, [("true", float), ("predicted", float), ("probability", float)])
+    error, mean, accuracy, count = analyze.calibration(predictions)
+    assert mean == pytest.approx([0.65, 0.9])
+    assert accuracy == pytest.approx([1, 0.5])
+    assert count.tolist() == [2, 2]
+    assert error == pytest.approx((0.35 + 0.4) / 2)
+
+
+def test_confusion_rows_are_true_classes():
+    rows = [(6, 0, 0.9), (6, 0, 0.8), (2, 4, 0.7)]
+    predictions = np.array(rows, [("true", float), ("predicted", float), ("probability", float)])
+    confusion = analyze.count_confusion(predictions)
+    assert (confusion[6, 0], confusion[2, 4], confusion.sum()) == (2, 1, 3)
+
+
+def test_pairs():
+    assert analyze.parse_pairs("6:0,2:4") == [(6, 0), (2, 4)]
+    for text in ("6", "6:6", "6:10", "a:b", "1:2:3"):
+        with pytest.raises(ValueError, match="--pairs"):
+            analyze.parse_pairs(text)

@@ -1,0 +1,171 @@
+import gzip
+import http.server
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DATA, ROOT, call
+from torchvision.transforms import functional as tv
+
+import data
+
+RAW = data.raw_folder(DATA)
+
+
+def test_real_data(real):
+    images, labels = real
+    assert images.shape == (60_000, 28, 28) and images.dtype == torch.uint8
+    assert labels.bincount().tolist() == [6_000] * 10
+    assert labels[:3].tolist() == [9, 0, 0]  # the set's well-known first images: boot, T-shirts
+    test_images, test_labels = data.load(DATA, train=False)
+    assert test_images.shape == (10_000, 28, 28)
+    assert test_labels.bincount().tolist() == [1_000] * 10
+
+
+def test_split_is_8_to_2_disjoint_and_seeded():
+    train, val = data.split_indices()
+    assert (len(train), len(val)) == (48_000, 12_000)
+    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60_000))
+    assert torch.equal(val, data.split_indices(seed=0)[1])
+    assert not torch.equal(val, data.split_indices(seed=1)[1])
+    # Published results rest on this very split: it may never change.
+    assert val[:5].tolist() == [36044, 10678, 57327, 55074, 21567]
+
+
+def test_augmentation_equals_torchvisions_pixel_for_pixel(real):
+    # All 81 crops, with and without a flip, of 162 real images.
+    rows, columns, flips = torch.meshgrid(
+        torch.arange(9), torch.arange(9), torch.tensor([0, 1]), indexing="ij"
+    )
+    offsets = torch.stack([rows.flatten(), columns.flatten()], 1)
+    flips = flips.flatten().bool()
+    images = real[0][: len(flips)]
+    ours = data.normalize(data.apply_augmentation(images, offsets, flips, padding=4))
+    for image, (row, column), flip, result in zip(images, offsets, flips, ours, strict=True):
+        expected = tv.to_pil_image(image)
+        expected = tv.crop(tv.pad(expected, 4), int(row), int(column), 28, 28)
+        expected = tv.hflip(expected) if flip else expected
+        expected = tv.normalize(tv.to_tensor(expected), (0.5,), (0.5,))
+        assert torch.equal(result, expected)
+
+
+def test_draws_are_uniform_and_seeded():
+    draw = lambda seed: data.draw_augmentation(  # noqa: E731
+        81_000, "crop-flip", 4, torch.Generator().manual_seed(seed)
+    )
+    offsets, flips = draw(0)
+    counts = torch.bincount(9 * offsets[:, 0] + offsets[:, 1], minlength=81).double()
+    chi_square = ((counts - 1000) ** 2 / 1000).sum()
+    assert chi_square < 124.8  # the 99.9 % point for 80 degrees of freedom
+    assert abs(flips.double().mean() - 0.5) < 0.006  # 3.4 standard deviations
+    together = (flips & (offsets[:, 0] > 4)).double().mean()
+    assert abs(together - flips.double().mean() * 4 / 9) < 0.005  # flips know nothing of offsets
+    assert torch.equal(offsets, draw(0)[0]) and not torch.equal(offsets, draw(1)[0])
+
+
+def test_flip_and_none(real):
+    images = real[0][:100]
+    generator = torch.Generator().manual_seed(0)
+    offsets, flips = data.draw_augmentation(100, "flip", 4, generator)
+    flipped = data.apply_augmentation(images, offsets, flips, 4)
+    assert 30 < flips.sum() < 70
+    assert torch.equal(flipped[flips], images[flips].flip(2))
+    assert torch.equal(flipped[~flips], images[~flips])
+    offsets, flips = data.draw_augmentation(100, "none", 4, generator)
+    assert torch.equal(data.apply_augmentation(images, offsets, flips, 4), images)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the data set below a temporary folder, to be damaged."""
+    shutil.copytree(RAW, data.raw_folder(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "empty", "half a gzip"])
+def test_damaged_file_is_named_and_refused(copy, damage):
+    path = data.raw_folder(copy) / "train-labels-idx1-ubyte"
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[:-1])
+    elif damage == "altered":
+        content[1000] ^= 1
+        path.write_bytes(content)
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+        path = path.with_name(path.name + ".gz")
+        compressed = gzip.compress(content)
+        path.write_bytes(compressed[: len(compressed) // 2])
+    with pytest.raises(ValueError, match=path.name):
+        data.load(copy, train=True)
+    if damage == "altered":
+        runs = ("--data-dir", copy, "--runs", copy)
+        message = call("train.py", "--model", "mlp", *runs, code=1)
+        assert path.name in message and "delete it" in message
+        assert not (copy / "mlp").exists()
+
+
+def test_gzipped_files_are_read_as_they_are_distributed(copy):
+    for path in data.raw_folder(copy).iterdir():
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+        path.unlink()
+    assert torch.equal(data.load(copy, train=False)[0], data.load(DATA, train=False)[0])
+
+
+@pytest.fixture
+def stalling_mirror(monkeypatch):
+    """A real web server that sends the first half of every file, then waits or hangs up."""
+    release = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"x" * 500_000)
+            self.wfile.flush()
+            release.wait(30)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", release
+    release.set()
+    server.shutdown()
+
+
+def test_failed_download_leaves_nothing_and_says_what_to_do(
+    stalling_mirror, monkeypatch, tmp_path, capsys
+):
+    url, release = stalling_mirror
+    release.set()  # the server hangs up in the middle of the first file
+    monkeypatch.setattr(data.FashionMNIST, "mirrors", [url])
+    with pytest.raises(OSError, match="could not be downloaded") as caught:
+        data.load(tmp_path, train=True)
+    assert all(f"{name}.gz" in str(caught.value) for name in data.MD5)
+    assert str(data.raw_folder(tmp_path)) in str(caught.value)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_killed_download_leaves_nothing_that_is_trusted(stalling_mirror, tmp_path):
+    url, _ = stalling_mirror
+    code = f"import data; data.FashionMNIST.mirrors = ['{url}']; data.download({str(tmp_path)!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while not list(Path(tmp_path).rglob("*.gz*")) and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(Path(tmp_path).rglob("*.gz*")), "the download had not begun"
+    assert data.is_missing(tmp_path, data.MD5)
+    assert not list(data.raw_folder(tmp_path).iterdir())

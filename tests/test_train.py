@@ -1,0 +1,213 @@
+import csv
+import random
+import signal
+import time
+
+import pytest
+import torch
+from conftest import call, start
+
+import evaluate
+import train
+
+TIMES = ("seconds", "images_per_second")
+
+
+def read_log(run):
+    """Rows of log.csv without the columns that tell the time, and all of steps.csv."""
+    rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows], (
+        run / "steps.csv"
+    ).read_text()
+
+
+def read_weights(run, name="last.pt"):
+    return torch.load(run / name, weights_only=True)
+
+
+def same_weights(a, b):
+    return all(
+        torch.equal(a[part][key], b[part][key]) for part in ("model", "average") for key in a[part]
+    )
+
+
+def test_recipes_give_defaults_and_the_command_line_wins():
+    report = train.parse_args(["--recipe", "report", "--model", "resnet18"])
+    assert (report.optimizer, report.schedule, report.augment) == ("adam", "cosine", "crop-flip")
+    assert (report.batch_size, report.padding, report.dropout) == (128, 4, 0.3)
+    assert (report.label_smoothing, report.ema, report.pixels) == (0, 0, "28")
+    own = train.parse_args(["--recipe", "report", "--lr", "0.5", "--optimizer", "sgd"])
+    assert (own.lr, own.optimizer, own.schedule) == (0.5, "sgd", "cosine")
+
+
+def test_help_shows_the_defaults_of_the_recipe():
+    shown = call("train.py", "--recipe", "report", "--help")
+    assert "(default: 128)" in shown and "(default: crop-flip)" in shown
+
+
+def test_pixels_by_epoch():
+    assert train.pixels_by_epoch("28", 3) == [28, 28, 28]
+    assert train.pixels_by_epoch("16x2,20x1,28", 5) == [16, 16, 20, 28, 28]
+    assert train.pixels_by_epoch("16x2,28x1", 3) == [16, 16, 28]
+    for plan in ("", "16x2", "16x9,28", "axb", "16x1x1,28", "1000"):
+        with pytest.raises(ValueError, match="--pixels"):
+            train.pixels_by_epoch(plan, 5)
+
+
+def test_learning_rate_schedules():
+    cosine = [train.learning_rate("cosine", p) for p in (0, 0.5, 1)]
+    assert cosine == pytest.approx([1, 0.5, 0])
+    triangle = [train.learning_rate("triangle", p) for p in (0, 0.1, 0.2, 0.6, 1)]
+    assert triangle == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_average_follows_weights_and_statistics():
+    model, average = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    model(torch.randn(50, 3) * 2 + 5)
+    torch.nn.init.constant_(model.weight, 3.0)
+    train.update_average(average, model, 0.9)
+    assert torch.allclose(average.weight, torch.full((3,), 0.9 * 1 + 0.1 * 3))
+    assert torch.allclose(average.running_mean, 0.1 * model.running_mean)
+
+
+def test_run_writes_what_it_says(mlp_run):
+    rows, steps = read_log(mlp_run)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["val_accuracy"]) > 0.7
+    assert len(steps.splitlines()) == 1 + 750 // train.LOG_STEPS
+    assert list(mlp_run.glob("events.out.tfevents.*"))
+    best = read_weights(mlp_run, "best.pt")
+    assert best["epoch"] == 1 + max((0, 1), key=lambda i: float(rows[i]["val_accuracy"]))
+
+
+def test_validation_images_are_not_augmented(mlp_run):
+    # The run trains on shifted and flipped images; were the validation images shifted as well,
+    # its log would not agree with what evaluate.py measures on the untouched ones.
+    call("evaluate.py", "--ckpt", mlp_run / "best.pt", "--split", "val")
+    measured = evaluate.json.loads((mlp_run / "val-evaluation.json").read_text())
+    logged = max(float(row["val_accuracy"]) for row in read_log(mlp_run)[0])
+    assert measured["n"] == 12_000
+    assert measured["accuracy"] == pytest.approx(logged, abs=1e-6)
+
+
+def test_existing_run_is_not_overwritten(mlp_run):
+    before = (mlp_run / "last.pt").read_bytes()
+    message = call("train.py", "--model", "mlp", "--runs", mlp_run.parent, code=1)
+    assert "--resume" in message and "--name" in message
+    assert (mlp_run / "last.pt").read_bytes() == before
+
+
+def test_resume_refuses_other_options(mlp_run):
+    args = ("--model", "mlp", "--recipe", "report", "--precision", "float32", "--resume",
+            "--runs", mlp_run.parent)  # fmt: skip
+    message = call("train.py", *args, "--epochs", 3, code=1)
+    assert "epochs = 2, not 3" in message
+
+
+PLAIN = ("--model", "mlp", "--recipe", "report", "--epochs", 3, "--ema", 0.99)
+NARROW = ("--model", "resnet18", "--width", 4, "--recipe", "report", "--epochs", 2, "--pixels",
+          "8x1,10", "--batch-size", 500)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "kills"), [(PLAIN, 3), ((*NARROW, "--precision", "auto"), 1)], ids=["mlp", "resnet"]
+)
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
+    options = (*options, "--no-test", "--threads", 1, "--runs", tmp_path)
+    call("train.py", *options, "--name", "whole")
+    moments, resumed = random.Random(0), 0
+    for _ in range(kills):
+        process = start("train.py", *options, "--name", "killed", "--resume")
+        while process.poll() is None and not (tmp_path / "killed" / "last.pt").exists():
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 2) if resumed else 0.2)
+        resumed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert resumed, "no kill came before the end"
+    call("train.py", *options, "--name", "killed", "--resume")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert same_weights(read_weights(whole), read_weights(killed))
+    assert read_log(whole) == read_log(killed)
+    assert torch.equal(
+        next(iter(read_weights(whole, "best.pt")["model"].values())),
+        next(iter(read_weights(killed, "best.pt")["model"].values())),
+    )
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_says_how_to_resume(tmp_path, signum):
+    options = ("--model", "mlp", "--recipe", "report", "--epochs", 400, "--runs", tmp_path)
+    process = start("train.py", *options)
+    while process.poll() is None and not (tmp_path / "mlp" / "last.pt").exists():
+        time.sleep(0.01)
+    before = read_weights(tmp_path / "mlp")["state"]
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, out + err
+    assert "--resume" in out and "Traceback" not in err
+    after = read_weights(tmp_path / "mlp")["state"]
+    assert (after["epoch"], after["batch"]) > (before["epoch"], before["batch"])
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(tmp_path):
+    options = ("--model", "mlp", "--recipe", "report", "--epochs", 2, "--optimizer", "sgd",
+               "--no-test", "--runs", tmp_path)  # fmt: skip
+    call("train.py", *options)
+    last = tmp_path / "mlp" / "last.pt"
+    checkpoint = read_weights(tmp_path / "mlp")
+    checkpoint["state"]["epoch"] = 1  # as if epoch 2 was still to come, with hopeless weights
+    checkpoint["model"]["fc1.weight"].fill_(1e38)
+    torch.save(checkpoint, last)
+    before = last.read_bytes(), (tmp_path / "mlp" / "best.pt").read_bytes()
+    message = call("train.py", *options, "--resume", code=1)
+    assert "at step" in message and "--lr" in message
+    assert (last.read_bytes(), (tmp_path / "mlp" / "best.pt").read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--epochs", "0"), ("--epochs", "-3"), ("--epochs", "1e99"), ("--lr", "nan"),
+        ("--lr", "-1"), ("--batch-size", "x"), ("--dropout", "1"), ("--padding", "-1"),
+        ("--threads", "-2"), ("--model", "vgg"), ("--recipe", "secret"),
+    ],
+)  # fmt: skip
+def test_bad_value_is_refused_in_one_line(capsys, option, value):
+    with pytest.raises(SystemExit) as caught:
+        train.parse_args([option, value])
+    assert caught.value.code == 2
+    last_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert option in last_line and value in last_line
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(("--device", "tpu"), "tpu"), (("--model", "mlp", "--pixels", "16"), "--pixels")],
+)
+def test_bad_combination_is_refused_in_one_line(tmp_path, options, said):
+    message = call("train.py", *options, "--runs", tmp_path, code=1)
+    assert said in message and len(message.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_auto_precision_is_right_on_this_machine():
+    """auto must choose bfloat16 just where it is faster: both are timed on a real layer."""
+    device = torch.device("cpu")
+    x, conv = torch.randn(64, 128, 14, 14), torch.nn.Conv2d(128, 128, 3, padding=1)
+    x, conv = (t.to(memory_format=torch.channels_last) for t in (x, conv))
+
+    def seconds(dtype):
+        times = []
+        for _ in range(12):
+            begin = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+                conv(x).float().sum().backward()
+            times.append(time.perf_counter() - begin)
+        return sorted(times)[3]
+
+    ratio = seconds(torch.float32) / seconds(torch.bfloat16)
+    if train.has_native_bfloat16(device):
+        assert ratio > 1.1
+    else:
+        assert ratio < 1.1
