@@ -191,6 +191,9 @@ def test_bad_combination_is_refused_in_one_line(tmp_path, options, said):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.cpu, "get_capabilities"), reason="this PyTorch cannot ask the CPU"
+)
 def test_auto_precision_is_right_on_this_machine():
     """auto must choose bfloat16 just where it is faster: both are timed on a real layer."""
     device = torch.device("cpu")
