@@ -37,6 +37,7 @@ REPORT = {
     "optimizer": "adam",
     "lr": 1e-3,
     "schedule": "cosine",
+    "muon_lr": 0.0,
     "weight_decay": 0.0,
     "label_smoothing": 0.0,
     "ema": 0.0,
@@ -44,6 +45,7 @@ REPORT = {
     "padding": 4,
     "dropout": 0.3,
     "pixels": "28",
+    "prune": 0.0,
 }
 RECIPES = {
     "report": dict.fromkeys(MODELS, REPORT),
@@ -54,6 +56,7 @@ LOG_HEADER = (
     "seconds,images_per_second"
 )
 ADVICE = "the last good state is kept in last.pt and best.pt; try a lower --lr in a new run"
+PRUNE_UNTIL = 0.875  # after this share of the epochs, --prune skips no image any more
 LOG_STEPS = 25  # a row of steps.csv is the mean loss over this many steps
 SAVE_SECONDS = 300  # last.pt is written this often in the middle of an epoch, too
 
@@ -83,11 +86,13 @@ def parse_args(argv):
     count, share = number(int, 1, 100_000), number(float, 0, 0.99999)
     add = parser.add_argument
     add("--model", choices=MODELS, default="resnet18", help="network to train")
-    add("--recipe", choices=RECIPES, default="modern", help="sets the next twelve options")
+    add("--recipe", choices=RECIPES, default="modern", help="sets the next 14 options")
     add("--epochs", type=count, help="passes over the training images")
     add("--batch-size", type=count, help="images per step")
-    add("--optimizer", choices=("adam", "sgd"), help="Adam, or SGD with Nesterov momentum 0.9")
-    add("--lr", type=number(float, 0, 1000), help="highest learning rate")
+    add("--optimizer", choices=("adam", "sgd", "muon"), help="Adam; SGD with Nesterov momentum "
+        "0.9; muon: Muon for the 3×3 convolutions but the first, SGD for the rest")  # fmt: skip
+    add("--lr", type=number(float, 0, 1000), help="highest learning rate of Adam or SGD")
+    add("--muon-lr", type=number(float, 0, 1000), help="highest learning rate of Muon")
     add("--schedule", choices=("cosine", "triangle"), help="course of the learning rate by step")
     add("--weight-decay", type=number(float, 0, 10), help="decay of kernels and weight matrices")
     add("--label-smoothing", type=share, help="share of the target spread over all classes")
@@ -96,6 +101,7 @@ def parse_args(argv):
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop")
     add("--dropout", type=share, help="dropout in front of a ResNet's head")
     add("--pixels", help="resolution by epoch; 16x3,20x2,28: 3 epochs at 16, 2 at 20, then 28")
+    add("--prune", type=share, help="share of the easy images that an epoch skips (InfoBatch)")
     add("--width", type=count, default=64, help="channels of a ResNet's first stage")
     add("--seed", type=number(int, 0, 10**9), default=0, help="of weights, order, augmentation")
     add("--split-seed", type=number(int, 0, 10**9), default=0, help="of the validation split")
@@ -158,6 +164,65 @@ def has_native_bfloat16(device):
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
     return False
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised by a Newton-Schulz iteration, for convolution kernels.
+
+    Jordan 2024 (kellerjordan.github.io/posts/muon), in the form of his airbench94: before each
+    step a kernel is scaled to the norm √(output channels). BatchNorm behind it takes no notice of
+    the scale, so that this fixes the size of a step in proportion to the weights, and weight decay
+    has nothing left to do.
+
+    Args:
+        dtype: type of the iteration's matrix products; bfloat16 suffices.
+    """
+
+    def __init__(self, params, lr, momentum=0.6, dtype=torch.float32):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state, momentum = self.state[p], group["momentum"]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].mul_(momentum).add_(p.grad)
+                update = p.grad.add(state["momentum"], alpha=momentum)  # Nesterov
+                p.mul_(len(p) ** 0.5 / p.norm())
+                p.sub_(self.orthogonalize(update.flatten(1)).view(p.shape), alpha=group["lr"])
+
+    def orthogonalize(self, matrix, steps=3):
+        """Bring all singular values of a matrix with rows ≤ columns near 1, by the quintic
+        iteration X ← aX + b(XXᵀ)X + c(XXᵀ)²X."""
+        a, b, c = 3.4445, -4.7750, 2.0315
+        x = matrix.to(self.dtype)
+        x = x / (x.norm() + 1e-7)
+        for _ in range(steps):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        return x.to(matrix.dtype)
+
+
+def prune_easy(losses, share, generator):
+    """Choose the images of an epoch by InfoBatch (Qin et al. 2024, arXiv:2303.04947).
+
+    An image whose last loss was below the mean is skipped with probability ``share``; those of
+    them that stay weigh 1 / (1 - share), so that the expected gradient is that of all images.
+
+    Args:
+        losses: float tensor N, the last loss of each image; infinite if it has not been seen.
+        share: probability below 1.
+        generator: CPU ``torch.Generator``.
+
+    Returns:
+        kept: bool tensor N, and weights: float tensor N, on the device of the losses.
+    """
+    easy = losses < losses.mean()
+    lucky = torch.rand(len(losses), generator=generator).to(losses.device) >= share
+    return ~easy | lucky, torch.where(easy, 1 / (1 - share), 1.0)
 
 
 @torch.no_grad()
@@ -226,6 +291,8 @@ def main(argv=None):
     sizes = pixels_by_epoch(args.pixels, args.epochs)
     if args.model == "mlp" and set(sizes) != {28}:
         raise ValueError("the MLP takes 28×28 pixels only: --pixels is for the ResNets")
+    if args.model == "mlp" and args.optimizer == "muon":
+        raise ValueError("--optimizer muon is for convolutions: the MLP has none")
     if args.threads:
         torch.set_num_threads(args.threads)
     device = evaluate.pick_device(args.device)
@@ -258,42 +325,51 @@ def main(argv=None):
     train_index, val_index = data.split_indices(len(images), args.split_seed)
     val_images, val_labels = images[val_index], labels[val_index]
     images, labels = images[train_index].to(device), labels[train_index].to(device)
-    steps_per_epoch = math.ceil(len(images) / args.batch_size)
-    total_steps = args.epochs * steps_per_epoch
 
-    # Model and optimiser. Biases and BatchNorm's scales, the vectors, are never decayed.
+    # Model and optimisers. Biases and BatchNorm's scales, the vectors, are never decayed.
     torch.manual_seed(args.seed)
     model = build_model(args.model, args.width, args.dropout).to(device)
     config["parameters"] = count_parameters(model)
     run.mkdir(parents=True, exist_ok=True)
     write(run / "config.json", (json.dumps(config, indent=1) + "\n").encode())
     average = copy.deepcopy(model).requires_grad_(False) if args.ema else model
-    matrices = [p for p in model.parameters() if p.ndim > 1]
+    kernels = [p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] == 3]
+    kernels = kernels if args.optimizer == "muon" else []
+    matrices = [p for p in model.parameters() if p.ndim > 1 and all(p is not k for k in kernels)]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [
         {"params": matrices, "weight_decay": args.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     if args.optimizer == "adam":  # AdamW decouples the decay; with a decay of 0 it is Adam
-        optimizer = torch.optim.AdamW(groups, lr=args.lr, fused=True)
+        optimizers = [torch.optim.AdamW(groups, lr=args.lr, fused=True)]
     else:
-        optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, fused=True)
+        optimizers = [torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, fused=True)]
+    if kernels:
+        optimizers.append(Muon(kernels, lr=args.muon_lr, dtype=autocast_dtype or torch.float32))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
 
     # Where training stands: all of it, with the weights and the optimiser, goes into last.pt.
-    state = {"epoch": 0, "batch": 0, "best": -1.0, "seconds": 0.0, "log": 0, "steps": 0}
+    state = {"epoch": 0, "batch": 0, "step": 0, "best": -1.0, "seconds": 0.0, "log": 0, "steps": 0}
+    losses = torch.full((len(images),), math.inf, device=device)  # of each image, for --prune
+    losses_before = losses.clone()  # the same as they were at the beginning of the epoch
     running = torch.zeros(3, device=device)  # this epoch's loss and hits; loss since the last row
     if checkpoint:
         model.load_state_dict(checkpoint["model"])
         average.load_state_dict(checkpoint["average"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        for optimizer, saved in zip(optimizers, checkpoint["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        losses.copy_(checkpoint["losses"])
+        losses_before.copy_(checkpoint["losses_before"])
         running.copy_(checkpoint["running"])
         state = checkpoint["state"]
         print(f"going on with {run} in epoch {state['epoch'] + 1}, batch {state['batch'] + 1}")
 
     log = open_log(run / "log.csv", LOG_HEADER, state["log"])
     step_log = open_log(run / "steps.csv", "step,train_loss", state["steps"])
-    first_step = state["epoch"] * steps_per_epoch + state["batch"]
-    board = SummaryWriter(run, purge_step=first_step or None)
+    board = SummaryWriter(run, purge_step=state["step"] or None)
 
     def save_last():
         if not all(p.isfinite().all() for p in model.parameters()):
@@ -305,7 +381,9 @@ def main(argv=None):
                 "epoch": state["epoch"],
                 "model": model.state_dict(),
                 "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "losses": losses.cpu(),
+                "losses_before": losses_before.cpu(),
                 "running": running.cpu(),
                 "state": state,
             },
@@ -324,11 +402,11 @@ def main(argv=None):
 
     print(
         f"{args.model} ({config['parameters']:,} parameters) on {config['device_name']}, "
-        f"{config['threads']} threads, {args.precision}: {args.epochs} epochs of "
-        f"{steps_per_epoch} steps into {run}"
+        f"{config['threads']} threads, {args.precision}: {args.epochs} epochs into {run}"
     )
     bar = tqdm(
-        total=args.epochs * len(images), initial=first_step * args.batch_size,
+        total=args.epochs * len(images),
+        initial=state["epoch"] * len(images) + state["batch"] * args.batch_size,
         unit=" images", unit_scale=True, disable=None,
     )  # fmt: skip
     for epoch in range(state["epoch"], args.epochs):
@@ -338,42 +416,59 @@ def main(argv=None):
         order = torch.randperm(len(images), generator=generator).to(device)
         offsets, flips = data.draw_augmentation(len(images), args.augment, args.padding, generator)
         offsets, flips = offsets.to(device), flips.to(device)
+        if state["batch"] == 0:
+            losses_before.copy_(losses)
+        weights = None
+        if args.prune and epoch < PRUNE_UNTIL * args.epochs:
+            kept, weights = prune_easy(losses_before, args.prune, generator)
+            order = order[kept[order]]
+        steps = math.ceil(len(order) / args.batch_size)
         saved = time.perf_counter()
         model.train()
 
-        for batch in range(state["batch"], steps_per_epoch):
-            step = epoch * steps_per_epoch + batch
-            torch.manual_seed(step + total_steps * args.seed)  # dropout, likewise
-            for group in optimizer.param_groups:
-                group["lr"] = args.lr * learning_rate(args.schedule, step / total_steps)
+        for batch in range(state["batch"], steps):
+            torch.manual_seed(1_000_000 * args.seed + state["step"])  # dropout, likewise
+            factor = learning_rate(args.schedule, (epoch + batch / steps) / args.epochs)
+            for group in (g for optimizer in optimizers for g in optimizer.param_groups):
+                group["lr"] = factor * group["initial_lr"]
 
-            part = slice(batch * args.batch_size, (batch + 1) * args.batch_size)
-            x, y = images[order[part]], labels[order[part]]  # B×28×28 uint8, B
+            index = order[batch * args.batch_size : (batch + 1) * args.batch_size]
+            x, y = images[index], labels[index]  # B×28×28 uint8, B
             if args.augment != "none":
-                x = data.apply_augmentation(x, offsets[part], flips[part], args.padding)
+                x = data.apply_augmentation(x, offsets[index], flips[index], args.padding)
             x = data.normalize(x)  # B×1×28×28 float
             if sizes[epoch] != 28:
                 x = F.interpolate(x, size=sizes[epoch], mode="bilinear", antialias=True)
             with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
                 logits = model(x)
-            loss = F.cross_entropy(logits.float(), y, label_smoothing=args.label_smoothing)
-            optimizer.zero_grad()
+            loss = F.cross_entropy(
+                logits.float(), y, reduction="none", label_smoothing=args.label_smoothing
+            )
+            if args.prune:
+                losses[index] = loss.detach()
+            if weights is not None:
+                loss = weights[index] * loss
+            loss = loss.mean()
+            model.zero_grad()
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
+            state["step"] += 1
             if args.ema:
-                update_average(average, model, min(args.ema, (1 + step) / (10 + step)))
+                update_average(average, model, min(args.ema, state["step"] / (9 + state["step"])))
 
             # Sums stay on the device: reading each of them would make a GPU wait for the CPU.
             with torch.no_grad():
                 running += torch.stack([loss * len(y), (logits.argmax(1) == y).sum(), loss])
             bar.update(len(y))
-            if (step + 1) % LOG_STEPS == 0:
+            if state["step"] % LOG_STEPS == 0:
                 recent = running[2].item() / LOG_STEPS
                 running[2] = 0
                 if not math.isfinite(recent):
-                    raise FloatingPointError(f"the loss is {recent} at step {step + 1}; {ADVICE}")
-                print(step + 1, f"{recent:.6f}", sep=",", file=step_log, flush=True)
-                board.add_scalar("train/loss_by_step", recent, step + 1)
+                    where = f"at step {state['step']}"
+                    raise FloatingPointError(f"the loss is {recent} {where}; {ADVICE}")
+                print(state["step"], f"{recent:.6f}", sep=",", file=step_log, flush=True)
+                board.add_scalar("train/loss_by_step", recent, state["step"])
                 bar.set_postfix(epoch=epoch + 1, loss=f"{recent:.3f}", refresh=False)
             state.update(batch=batch + 1, seconds=time.perf_counter() - epoch_start)
             if stopped_by or time.perf_counter() - saved > SAVE_SECONDS:
@@ -383,12 +478,13 @@ def main(argv=None):
                 bar.close()
                 again = shlex.join(["python", "train.py", *argv])
                 again += "" if args.resume else " --resume"
-                print(f"stopped after step {step + 1} and saved; go on with: {again}")
+                print(f"stopped after step {state['step']} and saved; go on with: {again}")
                 sys.exit(128 + stopped_by[0])
 
         evaluate.synchronize(device)
         train_seconds = time.perf_counter() - epoch_start
-        train_loss, train_hits, _ = (running / len(images)).tolist()
+        train_loss, train_hits, _ = (running / len(order)).tolist()
+        bar.update(len(images) - len(order))  # those that were skipped
         running[:2] = 0
         val_logits = evaluate.predict(average, val_images, 500, autocast_dtype)
         val_loss = F.cross_entropy(val_logits, val_labels).item()
@@ -399,14 +495,14 @@ def main(argv=None):
         state.update(epoch=epoch + 1, batch=0, seconds=0.0, best=max(val_accuracy, state["best"]))
         row = {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * steps_per_epoch,
-            "learning_rate": f"{optimizer.param_groups[0]['lr']:.6g}",
+            "step": state["step"],
+            "learning_rate": f"{optimizers[0].param_groups[0]['lr']:.6g}",
             "train_loss": f"{train_loss:.6f}",
             "train_accuracy": f"{train_hits:.6f}",
             "val_loss": f"{val_loss:.6f}",
             "val_accuracy": f"{val_accuracy:.6f}",
             "seconds": f"{time.perf_counter() - epoch_start:.2f}",
-            "images_per_second": f"{len(images) / train_seconds:.1f}",
+            "images_per_second": f"{len(order) / train_seconds:.1f}",
         }
         print(*row.values(), sep=",", file=log, flush=True)
         for name in list(row)[2:]:

@@ -105,12 +105,13 @@ def test_resume_refuses_other_options(mlp_run):
 
 
 PLAIN = ("--model", "mlp", "--recipe", "report", "--epochs", 3, "--ema", 0.99)
+TRICKS = ("--optimizer", "muon", "--muon-lr", 0.2, "--lr", 0.2, "--prune", 0.5)
 NARROW = ("--model", "resnet18", "--width", 4, "--recipe", "report", "--epochs", 2, "--pixels",
           "8x1,10", "--batch-size", 500)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("options", "kills"), [(PLAIN, 3), ((*NARROW, "--precision", "auto"), 1)], ids=["mlp", "resnet"]
+    ("options", "kills"), [(PLAIN, 3), ((*NARROW, *TRICKS), 1)], ids=["mlp", "resnet"]
 )
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
     options = (*options, "--no-test", "--threads", 1, "--runs", tmp_path)
