@@ -47,9 +47,17 @@ REPORT = {
     "pixels": "28",
     "prune": 0.0,
 }
+MODERN_MLP = REPORT | {
+    "epochs": 400,
+    "batch_size": 256,
+    "lr": 2e-3,
+    "weight_decay": 0.1,
+    "padding": 1,
+}
+MODERN_RESNET = REPORT
 RECIPES = {
     "report": dict.fromkeys(MODELS, REPORT),
-    "modern": dict.fromkeys(MODELS, REPORT),
+    "modern": dict.fromkeys(MODELS, MODERN_RESNET) | {"mlp": MODERN_MLP},
 }
 LOG_HEADER = (
     "epoch,step,learning_rate,train_loss,train_accuracy,val_loss,val_accuracy,"
