@@ -274,7 +274,7 @@ def draw_errors(run, folder):
         axis.text(i, total, f"{total:.0f}", ha="center", va="bottom", fontsize=9)
     axis.set_xticks(range(10), [f"{i}\n{name}" for i, name in enumerate(SHORT)], fontsize=9)
     axis.set(xlabel="true class", ylabel="wrong test images")
-    axis.margins(y=0.08)
+    axis.set_ylim(0, 1.08 * max(bottom.max(), 1))
     axis.set_title(f"{run['name']}: errors of each true class by predicted class")
     axis.legend(title="predicted as", fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
     save(figure, folder, "fig7_errors.png")

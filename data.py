@@ -207,6 +207,36 @@ def apply_augmentation(images, offsets, flips, padding):
     return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
+def draw_boxes(n, probability, generator):
+    """Draw the rectangles that ``erase`` fills: Random Erasing (Zhong et al. 2017,
+    arXiv:1708.04896, algorithm 1) with torchvision's limits, 2 to 33 % of the area and sides of
+    3:10 to 10:3, except that a side is cut to 28 instead of drawn again.
+
+    Args:
+        n: number of images.
+        probability: share of the images that get a box at all.
+        generator: CPU ``torch.Generator``.
+
+    Returns:
+        int64 tensor n×2×2: first and one-past-last row, first and one-past-last column.
+    """
+    u = torch.rand(n, 5, generator=generator)
+    area = 28 * 28 * (0.02 + 0.31 * u[:, 0])
+    ratio = (10 / 3) ** (2 * u[:, 1] - 1)
+    sides = torch.stack([area * ratio, area / ratio], 1).sqrt().round().clamp(max=28)
+    first = (u[:, 2:4] * (29 - sides)).floor()
+    last = first + sides * (u[:, 4:] < probability)
+    return torch.stack([first, last], 2).long()
+
+
+def erase(images, boxes):
+    """Fill the box of each image, uint8 B×28×28, with noise of PyTorch's global generator."""
+    pixel = torch.arange(28, device=images.device)
+    inside = (boxes[:, :, :1] <= pixel) & (pixel < boxes[:, :, 1:])  # B×2×28
+    noise = torch.randint_like(images, 256)
+    return torch.where(inside[:, 0, :, None] & inside[:, 1, None, :], noise, images)
+
+
 def normalize(images):
     """Scale uint8 B×28×28 to float32 B×1×28×28 in [-1, 1]: ToTensor and Normalize(0.5, 0.5)."""
     return images[:, None].float().div(255).sub(0.5).div(0.5)

@@ -43,6 +43,7 @@ REPORT = {
     "ema": 0.0,
     "augment": "crop-flip",
     "padding": 4,
+    "erase": 0.0,
     "dropout": 0.3,
     "pixels": "28",
     "prune": 0.0,
@@ -94,7 +95,7 @@ def parse_args(argv):
     count, share = number(int, 1, 100_000), number(float, 0, 0.99999)
     add = parser.add_argument
     add("--model", choices=MODELS, default="resnet18", help="network to train")
-    add("--recipe", choices=RECIPES, default="modern", help="sets the next 14 options")
+    add("--recipe", choices=RECIPES, default="modern", help="sets the next 15 options")
     add("--epochs", type=count, help="passes over the training images")
     add("--batch-size", type=count, help="images per step")
     add("--optimizer", choices=("adam", "sgd", "muon"), help="Adam; SGD with Nesterov momentum "
@@ -107,6 +108,7 @@ def parse_args(argv):
     add("--ema", type=share, help="decay of the moving average of the weights; 0: no average")
     add("--augment", choices=("crop-flip", "flip", "none"), help="for the training images")
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop")
+    add("--erase", type=share, help="share of the images that lose a box (Random Erasing)")
     add("--dropout", type=share, help="dropout in front of a ResNet's head")
     add("--pixels", help="resolution by epoch; 16x3,20x2,28: 3 epochs at 16, 2 at 20, then 28")
     add("--prune", type=share, help="share of the easy images that an epoch skips (InfoBatch)")
@@ -424,6 +426,7 @@ def main(argv=None):
         order = torch.randperm(len(images), generator=generator).to(device)
         offsets, flips = data.draw_augmentation(len(images), args.augment, args.padding, generator)
         offsets, flips = offsets.to(device), flips.to(device)
+        boxes = data.draw_boxes(len(images), args.erase, generator).to(device)
         if state["batch"] == 0:
             losses_before.copy_(losses)
         weights = None
@@ -435,7 +438,7 @@ def main(argv=None):
         model.train()
 
         for batch in range(state["batch"], steps):
-            torch.manual_seed(1_000_000 * args.seed + state["step"])  # dropout, likewise
+            torch.manual_seed(1_000_000 * args.seed + state["step"])  # dropout and noise, likewise
             factor = learning_rate(args.schedule, (epoch + batch / steps) / args.epochs)
             for group in (g for optimizer in optimizers for g in optimizer.param_groups):
                 group["lr"] = factor * group["initial_lr"]
@@ -444,6 +447,8 @@ def main(argv=None):
             x, y = images[index], labels[index]  # B×28×28 uint8, B
             if args.augment != "none":
                 x = data.apply_augmentation(x, offsets[index], flips[index], args.padding)
+            if args.erase:
+                x = data.erase(x, boxes[index])
             x = data.normalize(x)  # B×1×28×28 float
             if sizes[epoch] != 28:
                 x = F.interpolate(x, size=sizes[epoch], mode="bilinear", antialias=True)

@@ -3,7 +3,7 @@ import shutil
 import matplotlib.image
 import numpy as np
 import pytest
-from conftest import call
+from conftest import ROOT, call
 
 import analyze
 
@@ -55,6 +55,16 @@ def test_first_folder_wins(mlp_run, tmp_path):
     (tmp_path / "mlp" / "log.csv").write_text("\n".join(log[:2]) + "\n")
     (run,) = analyze.find_runs([tmp_path, mlp_run.parent])
     assert len(run["log"]) == 1
+
+
+def test_readme_shows_the_table_of_the_committed_results(tmp_path):
+    runs = analyze.find_runs([ROOT / "results"])
+    analyze.tabulate_models(runs, tmp_path)
+    assert (tmp_path / "models.md").read_text() in (ROOT / "README.md").read_text()
+    for run in runs:  # every published accuracy is that of the published predictions
+        confusion = analyze.count_confusion(run["predictions"])
+        assert confusion.trace() / confusion.sum() == run["evaluation"]["accuracy"]
+        assert run["evaluation"]["epoch"] == 1 + run["log"]["val_accuracy"].argmax()
 
 
 def test_calibration_error_by_hand():
