@@ -9,13 +9,15 @@ CKPT ?= runs/$(RUN)/best.pt
 SETUP = .venv/installed
 FILES = $(DATA)/FashionMNIST/raw/t10k-labels-idx1-ubyte
 
-.PHONY: help train evaluate figures test lint data clean
+.PHONY: help train evaluate figures bench ablation test lint data clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train     train MODEL, then test it         MODEL=mlp|resnet18|resnet34 EPOCHS SEED NAME ARGS"
 	@echo "make evaluate  judge a checkpoint                CKPT=runs/resnet18/best.pt (or MODEL, NAME) ARGS"
 	@echo "make figures   draw all figures and tables       ARGS"
+	@echo "make bench     measure this machine's speed      ARGS"
+	@echo "make ablation  measure each change's effect      ARGS (hours; --list shows the runs)"
 	@echo "make test      run the tests                     ARGS"
 	@echo "make lint      check the code with ruff"
 	@echo "make data      fetch and verify FashionMNIST     DATA=data"
@@ -33,6 +35,9 @@ evaluate: $(SETUP) $(FILES)
 
 figures: $(SETUP) $(FILES)
 	.venv/bin/python analyze.py --data-dir $(DATA) $(ARGS)
+
+bench ablation: $(SETUP) $(FILES)
+	.venv/bin/python extras/$@.py --data-dir $(DATA) $(ARGS)
 
 test: $(SETUP) $(FILES)
 	.venv/bin/python -m pytest -q tests $(ARGS)

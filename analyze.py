@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.patches import Rectangle
+from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -98,6 +99,11 @@ def read_csv(path):
     if not path.exists() or len(path.read_text().splitlines()) < 2:
         return None
     return np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
+
+
+def best_validation(run):
+    """A run's highest validation accuracy; 0 if it was trained on the validation images, too."""
+    return np.nan_to_num(run["log"]["val_accuracy"]).max()
 
 
 def save(figure, folder, name):
@@ -239,7 +245,7 @@ def draw_accuracy(runs, folder):
             )
         axis.set(xlabel="epoch", title={"train": "training", "val": "validation"}[kind])
         axis.grid(alpha=0.3)
-    lowest = min(100 * run["log"]["val_accuracy"].max() for run in runs)
+    lowest = min(100 * best_validation(run) or 100 for run in runs)
     axes[0].set(ylabel="accuracy (%)", ylim=(max(0, lowest - 10), 100))
     axes[1].legend(loc="lower right")
     figure.subplots_adjust(wspace=0.06)
@@ -379,7 +385,9 @@ def tabulate_models(runs, folder):
             "parameters (report)": f"{config['parameters']:,} ({parameters})",
             "epochs": f"{len(run['log'])} of {config['epochs']}",
             "training minutes": f"{run['log']['seconds'].sum() / 60:.1f}",
-            "validation accuracy": f"{100 * run['log']['val_accuracy'].max():.2f} %",
+            "validation accuracy": f"{100 * best_validation(run):.2f} %"
+            if best_validation(run)
+            else "– (trained on all)",
             "test accuracy (report)": "not evaluated",
             "95 % interval": "",
             "batch-1 latency (report)": "",
@@ -427,6 +435,73 @@ def rank_in_leaderboard(runs, folder):
     save(figure, folder, "leaderboard.png")
 
 
+def read_ablation(path):
+    """Average the rows of an ablation.csv over the seeds.
+
+    The interval is that of Student's t with the standard deviation pooled over all changes of a
+    study, which a few seeds of one change alone could not tell.
+
+    Returns:
+        A list of dictionaries with study, change, accuracy, half (of the 95 % interval), minutes
+        and seeds, in the file's order.
+    """
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    groups = {}
+    for row in rows:
+        values = float(row["val_accuracy"]), float(row["minutes"])
+        groups.setdefault((row["study"], row["change"]), []).append(values)
+    result = []
+    for (study, change), values in groups.items():
+        accuracy, minutes = np.array(values).T
+        others = [[a for a, _ in v] for (s, _), v in groups.items() if s == study]
+        freedom = sum(len(a) - 1 for a in others)
+        half = np.nan
+        if freedom:
+            variance = sum(np.var(a) * len(a) for a in others) / freedom
+            half = stats.t.ppf(0.975, freedom) * np.sqrt(variance / len(accuracy))
+        row = {"study": study, "change": change, "accuracy": accuracy.mean(), "half": half}
+        result.append(row | {"minutes": minutes.mean(), "seeds": len(accuracy)})
+    return result
+
+
+def draw_ablation(rows, folder):
+    """Table and figure, one for each study, of what each change of the recipe gives."""
+    for study in dict.fromkeys(row["study"] for row in rows):
+        mine = [row for row in rows if row["study"] == study]
+        table = [
+            {
+                "": i,
+                "change": row["change"],
+                "validation accuracy": f"{100 * row['accuracy']:.2f} ± {100 * row['half']:.2f} %",
+                "minutes": f"{row['minutes']:.1f}",
+                "seeds": row["seeds"],
+            }
+            for i, row in enumerate(mine, 1)
+        ]
+        write_table(table, folder, f"ablation_{study}")
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(12, 1.2 + 0.27 * len(mine)), width_ratios=[3, 2], layout="constrained"
+        )
+        for i, row in enumerate(mine, 1):
+            kind = 0 if row["change"][0] in "r+" else 1 if "−" in row["change"] else 2
+            style = {"fmt": "os^"[kind], "color": COLOURS[(0, 6, 2)[kind]], "ms": 6, "capsize": 3}
+            accuracy, half = 100 * row["accuracy"], 100 * row["half"]
+            left.errorbar(accuracy, i, xerr=half, **style)
+            right.errorbar(row["minutes"], accuracy, yerr=half, **style)
+            right.annotate(i, (row["minutes"], accuracy), (5, 3), textcoords="offset points")
+        left.set_yticks(
+            range(1, len(mine) + 1), [f"{r['change']}  {i}" for i, r in enumerate(mine, 1)]
+        )
+        left.invert_yaxis()
+        left.set(xlabel="validation accuracy (%)")
+        right.set(xlabel="minutes of training, one thread", ylabel="validation accuracy (%)")
+        left.grid(alpha=0.3)
+        right.grid(alpha=0.3)
+        figure.suptitle(f"{study}: mean of {mine[0]['seeds']} seeds and 95 % interval")
+        save(figure, folder, f"ablation_{study}.png")
+
+
 def parse_pairs(text):
     """Read "6:0,2:4" as [(6, 0), (2, 4)]: true class and predicted class.
 
@@ -467,6 +542,8 @@ def main(argv=None):
     draw_tsne(images, labels, folder, args.tsne_images)
     draw_augmentation(images, folder)
 
+    for path in (p for f in args.runs if (p := Path(f) / "ablation.csv").exists()):
+        draw_ablation(read_ablation(path), folder)
     runs = find_runs(args.runs)
     for model in MODELS:
         if not any(run["model"] == model for run in runs):
@@ -483,7 +560,7 @@ def main(argv=None):
         wanted = args.run or "any run"
         print(f"errors: left out, evaluate.py has written no predictions.csv for {wanted}")
         return
-    run = max(judged, key=lambda r: r["log"]["val_accuracy"].max())
+    run = max(judged, key=best_validation)
     test_images, _ = data.load(args.data_dir, train=False)
     draw_errors(run, folder)
     draw_confusion(run, folder)

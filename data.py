@@ -9,6 +9,7 @@ Run as a script (``python data.py``), it fetches the set if need be and verifies
 import argparse
 import gzip
 import hashlib
+import math
 import subprocess
 import sys
 import tempfile
@@ -235,6 +236,28 @@ def erase(images, boxes):
     inside = (boxes[:, :, :1] <= pixel) & (pixel < boxes[:, :, 1:])  # B×2×28
     noise = torch.randint_like(images, 256)
     return torch.where(inside[:, 0, :, None] & inside[:, 1, None, :], noise, images)
+
+
+def draw_jitter(n, degrees, brightness, generator):
+    """Draw what ``jitter`` needs for n images with a CPU ``torch.Generator``.
+
+    Returns:
+        float tensor n×2: angles in radians, uniform within ± ``degrees``, and factors of
+        brightness, uniform within 1 ± ``brightness``.
+    """
+    u = 2 * torch.rand(n, 2, generator=generator) - 1
+    return torch.stack([u[:, 0] * math.radians(degrees), 1 + u[:, 1] * brightness], 1)
+
+
+def jitter(x, draws):
+    """Rotate normalised images, float B×1×28×28, about their centre and change their brightness:
+    the two further augmentations that the report tried."""
+    angles, factors = draws.T
+    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    matrices = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
+    grid = F.affine_grid(matrices, x.shape, align_corners=False)
+    x = (x + 1) * factors[:, None, None, None]  # 0 is black, also outside the image
+    return F.grid_sample(x, grid, align_corners=False).clamp(max=2) - 1
 
 
 def normalize(images):

@@ -208,6 +208,8 @@ def print_report(result):
         f"{result['split']} accuracy {100 * result['accuracy']:.2f} % (95 % interval "
         f"{100 * low:.2f} to {100 * high:.2f}), loss {result['loss']:.4f}, {result['n']:,} images"
     )
+    if "accuracy_flip_tta" in result:
+        print(f"with the mirror images, too: {100 * result['accuracy_flip_tta']:.2f} %")
     print(f"\n{'class':12} precision  recall      F1  support")
     for name, c in result["per_class"].items():
         print(
@@ -232,6 +234,8 @@ def main(argv=None):
     )
     parser.add_argument("--ckpt", required=True, help="checkpoint written by train.py")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="images to use")
+    parser.add_argument("--flip-tta", action="store_true", help="also give the accuracy of the "
+        "mean of an image's and its mirror image's probabilities")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=256, help="images per forward pass")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
@@ -248,11 +252,16 @@ def main(argv=None):
     images, labels = data.load(args.data_dir, train=args.split == "val")
     index = torch.arange(len(images))
     if args.split == "val":
+        if checkpoint["config"].get("train_on") == "all":
+            raise ValueError(f"{args.ckpt} was trained on the validation images, too")
         index = data.split_indices(seed=checkpoint["config"]["split_seed"])[1]
         images, labels = images[index], labels[index]
 
     # float32 throughout, so that the published accuracy does not depend on the machine's types.
     logits = predict(model, images, args.batch_size)
+    if args.flip_tta:
+        other = predict(model, images.flip(2), args.batch_size).softmax(1)
+        mirrored = ((logits.softmax(1) + other).argmax(1) == labels).double().mean().item()
     result = {
         "checkpoint": str(args.ckpt),
         "model": checkpoint["config"]["model"],
@@ -260,6 +269,7 @@ def main(argv=None):
         "split": args.split,
         "parameters": count_parameters(model),
         **score(logits, labels),
+        **({"accuracy_flip_tta": mirrored} if args.flip_tta else {}),
         "latency": measure_latency(model, images),
     }
     print_report(result)

@@ -43,6 +43,8 @@ REPORT = {
     "ema": 0.0,
     "augment": "crop-flip",
     "padding": 4,
+    "rotate": 0.0,
+    "brightness": 0.0,
     "erase": 0.0,
     "dropout": 0.3,
     "pixels": "28",
@@ -95,7 +97,7 @@ def parse_args(argv):
     count, share = number(int, 1, 100_000), number(float, 0, 0.99999)
     add = parser.add_argument
     add("--model", choices=MODELS, default="resnet18", help="network to train")
-    add("--recipe", choices=RECIPES, default="modern", help="sets the next 15 options")
+    add("--recipe", choices=RECIPES, default="modern", help="sets the next 17 options")
     add("--epochs", type=count, help="passes over the training images")
     add("--batch-size", type=count, help="images per step")
     add("--optimizer", choices=("adam", "sgd", "muon"), help="Adam; SGD with Nesterov momentum "
@@ -108,6 +110,8 @@ def parse_args(argv):
     add("--ema", type=share, help="decay of the moving average of the weights; 0: no average")
     add("--augment", choices=("crop-flip", "flip", "none"), help="for the training images")
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop")
+    add("--rotate", type=number(float, 0, 180), help="random rotations of up to so many degrees")
+    add("--brightness", type=share, help="random change of brightness by up to this share")
     add("--erase", type=share, help="share of the images that lose a box (Random Erasing)")
     add("--dropout", type=share, help="dropout in front of a ResNet's head")
     add("--pixels", help="resolution by epoch; 16x3,20x2,28: 3 epochs at 16, 2 at 20, then 28")
@@ -115,6 +119,8 @@ def parse_args(argv):
     add("--width", type=count, default=64, help="channels of a ResNet's first stage")
     add("--seed", type=number(int, 0, 10**9), default=0, help="of weights, order, augmentation")
     add("--split-seed", type=number(int, 0, 10**9), default=0, help="of the validation split")
+    add("--train-on", choices=("split", "all"), default="split",
+        help="all: the validation images, too, so that the last epoch is taken")  # fmt: skip
     add("--name", default=argparse.SUPPRESS, help="folder of the run (default: the model's name)")
     add("--runs", default="runs", help="folder of all runs")
     add("--resume", action="store_true", help="go on with the run of that name, if it has begun")
@@ -333,6 +339,8 @@ def main(argv=None):
     # which no augmentation ever sees; the test set is not opened here.
     images, labels = data.load(args.data_dir, train=True)
     train_index, val_index = data.split_indices(len(images), args.split_seed)
+    if args.train_on == "all":
+        train_index, val_index = torch.arange(len(images)), val_index[:0]
     val_images, val_labels = images[val_index], labels[val_index]
     images, labels = images[train_index].to(device), labels[train_index].to(device)
 
@@ -426,6 +434,7 @@ def main(argv=None):
         order = torch.randperm(len(images), generator=generator).to(device)
         offsets, flips = data.draw_augmentation(len(images), args.augment, args.padding, generator)
         offsets, flips = offsets.to(device), flips.to(device)
+        jitter = data.draw_jitter(len(images), args.rotate, args.brightness, generator).to(device)
         boxes = data.draw_boxes(len(images), args.erase, generator).to(device)
         if state["batch"] == 0:
             losses_before.copy_(losses)
@@ -450,6 +459,8 @@ def main(argv=None):
             if args.erase:
                 x = data.erase(x, boxes[index])
             x = data.normalize(x)  # B×1×28×28 float
+            if args.rotate or args.brightness:
+                x = data.jitter(x, jitter[index])
             if sizes[epoch] != 28:
                 x = F.interpolate(x, size=sizes[epoch], mode="bilinear", antialias=True)
             with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
@@ -499,13 +510,17 @@ def main(argv=None):
         train_loss, train_hits, _ = (running / len(order)).tolist()
         bar.update(len(images) - len(order))  # those that were skipped
         running[:2] = 0
-        val_logits = evaluate.predict(average, val_images, 500, autocast_dtype)
-        val_loss = F.cross_entropy(val_logits, val_labels).item()
-        val_accuracy = (val_logits.argmax(1) == val_labels).double().mean().item()
-        if not math.isfinite(val_loss):
-            raise FloatingPointError(f"the validation loss is {val_loss}; {ADVICE}")
-        is_best = val_accuracy > state["best"]
-        state.update(epoch=epoch + 1, batch=0, seconds=0.0, best=max(val_accuracy, state["best"]))
+        val_loss = val_accuracy = math.nan
+        is_best = True  # without validation images the last epoch is taken
+        if args.train_on == "split":
+            val_logits = evaluate.predict(average, val_images, 500, autocast_dtype)
+            val_loss = F.cross_entropy(val_logits, val_labels).item()
+            val_accuracy = (val_logits.argmax(1) == val_labels).double().mean().item()
+            if not math.isfinite(val_loss):
+                raise FloatingPointError(f"the validation loss is {val_loss}; {ADVICE}")
+            is_best = val_accuracy > state["best"]
+        best = val_accuracy if is_best else state["best"]
+        state.update(epoch=epoch + 1, batch=0, seconds=0.0, best=best)
         row = {
             "epoch": epoch + 1,
             "step": state["step"],
@@ -521,20 +536,23 @@ def main(argv=None):
         for name in list(row)[2:]:
             board.add_scalar(f"epoch/{name}", float(row[name]), epoch + 1)
         if is_best:
-            best = {"config": options, "epoch": epoch + 1, "model": average.state_dict()}
-            save(best, run / "best.pt")
+            chosen = {"config": options, "epoch": epoch + 1, "model": average.state_dict()}
+            save(chosen, run / "best.pt")
         save_last()
+        validated = f"validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %; "
         tqdm.write(
             f"epoch {epoch + 1:3d}/{args.epochs}: train loss {train_loss:.4f}, accuracy "
-            f"{100 * train_hits:.2f} %; validation loss {val_loss:.4f}, accuracy "
-            f"{100 * val_accuracy:.2f} %{' (best)' if is_best else ''}; {row['seconds']} s"
+            f"{100 * train_hits:.2f} %; {validated if args.train_on == 'split' else ''}"
+            f"{row['seconds']} s{' (best)' if is_best else ''}"
         )
     bar.close()
     board.close()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
 
-    print(f"best validation accuracy {100 * state['best']:.2f} %; log, curves and weights: {run}")
+    if args.train_on == "split":
+        print(f"best validation accuracy {100 * state['best']:.2f} %")
+    print(f"log, curves and weights: {run}")
     if not args.no_test:
         where = ["--device", args.device, "--threads", str(args.threads)]
         evaluate.main(["--ckpt", str(run / "best.pt"), "--data-dir", args.data_dir, *where])

@@ -67,6 +67,22 @@ def test_readme_shows_the_table_of_the_committed_results(tmp_path):
         assert run["evaluation"]["epoch"] == 1 + run["log"]["val_accuracy"].argmax()
 
 
+def test_ablation_by_hand(tmp_path):
+    rows = ["study,change,seed,val_accuracy,minutes"]
+    rows += ["net,report,0,0.80,2", "net,report,1,0.82,4", "net,+ trick,0,0.90,1"]
+    (tmp_path / "ablation.csv").write_text("\n".join(rows) + "\n")
+    report, trick = analyze.read_ablation(tmp_path / "ablation.csv")
+    assert (report["accuracy"], report["minutes"], report["seeds"]) == pytest.approx((0.81, 3, 2))
+    # One degree of freedom: standard deviation 0.01·√2, t = 12.706.
+    assert trick["half"] == pytest.approx(12.706 * 0.01 * 2**0.5, rel=1e-4)
+    assert report["half"] == pytest.approx(12.706 * 0.01, rel=1e-4)
+    analyze.draw_ablation([report, trick], tmp_path)
+    assert (
+        "| 2 | + trick | 90.00 ± 17.97 % | 1.0 | 1 |" in (tmp_path / "ablation_net.md").read_text()
+    )
+    check_figures(tmp_path, ["ablation_net.png"])
+
+
 def test_calibration_error_by_hand():
     rows = [(0, 0, 0.9), (0, 1, 0.9), (1, 1, 0.65), (1, 1, 0.65)]
     predictions = np.array(rows, [("true", float), ("predicted", float), ("probability", float)])

@@ -1,5 +1,6 @@
 import gzip
 import http.server
+import math
 import shutil
 import signal
 import subprocess
@@ -88,6 +89,21 @@ def test_boxes_and_erase(real):
         assert torch.equal(after[~inside], image[~inside])
     noise = result[result != images].double()
     assert abs(noise.mean() - 127.5) < 5 and noise.max() == 255
+
+
+def test_jitter_rotates_and_brightens_as_torchvision_does(real):
+    images = data.normalize(real[0][:20])
+    draws = torch.tensor([[math.radians(90), 1.0], [math.radians(-15), 0.8]]).repeat(10, 1)
+    result = data.jitter(images, draws)
+    assert torch.allclose(result[::2], images[::2].rot90(1, (2, 3)), atol=1e-5)
+    bilinear = tv.InterpolationMode.BILINEAR
+    expected = 0.8 * tv.rotate(images[1::2] + 1, -15, bilinear) - 1
+    assert torch.allclose(result[1::2], expected, atol=1e-4)
+    draws = data.draw_jitter(10_000, 30, 0.2, torch.Generator().manual_seed(0))
+    low, high = draws.aminmax(dim=0)
+    assert torch.allclose(torch.rad2deg(high[0]), torch.tensor(30.0), atol=0.1)
+    assert torch.allclose(torch.stack([-low[0], low[1], high[1]]),
+                          torch.tensor([math.radians(30), 0.8, 1.2]), atol=1e-3)  # fmt: skip
 
 
 def test_flip_and_none(real):

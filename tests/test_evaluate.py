@@ -57,6 +57,18 @@ def test_batch_size_does_not_change_the_result(mlp_run):
     assert torch.allclose(one, other, atol=1e-5)
 
 
+def test_flip_tta_has_a_line_of_its_own(mlp_run):
+    plain = json.loads((mlp_run / "evaluation.json").read_text())
+    said = call("evaluate.py", "--ckpt", mlp_run / "last.pt", "--flip-tta", "--batch-size", 1000)
+    result = json.loads((mlp_run / "last-evaluation.json").read_text())
+    assert f"mirror images, too: {100 * result['accuracy_flip_tta']:.2f} %" in said
+    model, _ = evaluate.load_checkpoint(mlp_run / "last.pt")
+    images, labels = data.load(os.environ.get("FASHION_MNIST", "data"), train=False)
+    both = sum(evaluate.predict(model, x).softmax(1) for x in (images, images.flip(2)))
+    assert result["accuracy_flip_tta"] == (both.argmax(1) == labels).double().mean().item()
+    assert "accuracy_flip_tta" not in plain
+
+
 def test_other_checkpoints_do_not_overwrite_the_evaluation(mlp_run):
     before = (mlp_run / "evaluation.json").read_bytes()
     call("evaluate.py", "--ckpt", mlp_run / "last.pt", "--batch-size", 1000)

@@ -104,6 +104,17 @@ def test_resume_refuses_other_options(mlp_run):
     assert "epochs = 2, not 3" in message
 
 
+def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
+    options = ("--model", "mlp", "--train-on", "all", "--runs", tmp_path, "--no-test")
+    said = call("train.py", *options, "--recipe", "report", "--epochs", 2)
+    assert "validation" not in said
+    rows, _ = read_log(tmp_path / "mlp")
+    assert [(row["step"], row["val_accuracy"]) for row in rows] == [("469", "nan"), ("938", "nan")]
+    assert read_weights(tmp_path / "mlp", "best.pt")["epoch"] == 2
+    best = tmp_path / "mlp" / "best.pt"
+    assert "validation images" in call("evaluate.py", "--ckpt", best, "--split", "val", code=1)
+
+
 PLAIN = ("--model", "mlp", "--recipe", "report", "--epochs", 3, "--ema", 0.99)
 TRICKS = ("--optimizer", "muon", "--muon-lr", 0.2, "--lr", 0.2, "--prune", 0.5)
 NARROW = ("--model", "resnet18", "--width", 4, "--recipe", "report", "--epochs", 2, "--pixels",
