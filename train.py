@@ -114,7 +114,7 @@ def parse_args(argv):
     add("--brightness", type=share, help="random change of brightness by up to this share")
     add("--erase", type=share, help="share of the images that lose a box (Random Erasing)")
     add("--dropout", type=share, help="dropout in front of a ResNet's head")
-    add("--pixels", help="resolution by epoch; 16x3,20x2,28: 3 epochs at 16, 2 at 20, then 28")
+    add("--pixels", help="resolutions for equal parts of the epochs, such as 16,20,24,28")
     add("--prune", type=share, help="share of the easy images that an epoch skips (InfoBatch)")
     add("--width", type=count, default=64, help="channels of a ResNet's first stage")
     add("--seed", type=number(int, 0, 10**9), default=0, help="of weights, order, augmentation")
@@ -140,21 +140,19 @@ def parse_args(argv):
 
 
 def pixels_by_epoch(plan, epochs):
-    """Expand a plan such as "16x3,20x2,28" to one resolution for each epoch.
+    """Expand a plan such as "16,20,24,28", each for an equal part of the epochs, to a list with
+    one resolution for each epoch. The last epoch always has the last one.
 
     Raises:
-        ValueError: the plan cannot be read, or does not give as many epochs.
+        ValueError: the plan is not a list of numbers from 8 to 64.
     """
     try:
-        *first, final = [[int(n) for n in part.split("x")] for part in plan.split(",")]
-        sizes = [size for size, times in first for _ in range(times)]
-        size, times = final if len(final) == 2 else (*final, epochs - len(sizes))
-        sizes += [size] * times
-    except (ValueError, TypeError):
-        raise ValueError(f"--pixels {plan} is not of the form 16x3,20x2,28") from None
-    if len(sizes) != epochs or not all(8 <= size <= 64 for size in sizes):
-        raise ValueError(f"--pixels {plan} must give sizes from 8 to 64 to all {epochs} epochs")
-    return sizes
+        sizes = [int(size) for size in plan.split(",")]
+    except ValueError:
+        sizes = [0]
+    if not all(8 <= size <= 64 for size in sizes):
+        raise ValueError(f"--pixels {plan} is not a list such as 16,20,28 of sizes from 8 to 64")
+    return [sizes[math.ceil((epoch + 1) * len(sizes) / epochs) - 1] for epoch in range(epochs)]
 
 
 def learning_rate(schedule, progress):
@@ -539,11 +537,14 @@ def main(argv=None):
             chosen = {"config": options, "epoch": epoch + 1, "model": average.state_dict()}
             save(chosen, run / "best.pt")
         save_last()
-        validated = f"validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %; "
+        validated = (
+            f"validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %"
+            f"{' (best)' if is_best else ''}; "
+        )
         tqdm.write(
             f"epoch {epoch + 1:3d}/{args.epochs}: train loss {train_loss:.4f}, accuracy "
             f"{100 * train_hits:.2f} %; {validated if args.train_on == 'split' else ''}"
-            f"{row['seconds']} s{' (best)' if is_best else ''}"
+            f"{row['seconds']} s"
         )
     bar.close()
     board.close()
