@@ -82,6 +82,11 @@ def load_checkpoint(path):
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not in PyTorch's file format, or is truncated")
+        with zipfile.ZipFile(path) as archive:  # PyTorch itself neither compresses nor checks CRCs
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("it is compressed, which PyTorch's files never are")
+            if damaged := archive.testzip():
+                raise ValueError(f"its part {damaged} is damaged (wrong CRC-32)")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         config = checkpoint["config"]
         model = build_model(config["model"], config["width"], config["dropout"])

@@ -26,6 +26,11 @@ import torch.nn.functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+try:
+    import fcntl
+except ImportError:  # Windows has none: there nothing keeps two trainings out of one folder
+    fcntl = None
+
 import data
 import evaluate
 from models import MODELS, build_model, count_parameters
@@ -57,7 +62,20 @@ MODERN_MLP = REPORT | {
     "weight_decay": 0.1,
     "padding": 1,
 }
-MODERN_RESNET = REPORT
+MODERN_RESNET = REPORT | {
+    "epochs": 24,
+    "batch_size": 256,
+    "optimizer": "muon",
+    "lr": 0.2,
+    "muon_lr": 0.12,
+    "schedule": "triangle",
+    "weight_decay": 5e-4,
+    "label_smoothing": 0.1,
+    "padding": 1,
+    "dropout": 0.0,
+    "pixels": "16,20,24,28",
+    "prune": 0.5,
+}
 RECIPES = {
     "report": dict.fromkeys(MODELS, REPORT),
     "modern": dict.fromkeys(MODELS, MODERN_RESNET) | {"mlp": MODERN_MLP},
@@ -347,6 +365,11 @@ def main(argv=None):
     model = build_model(args.model, args.width, args.dropout).to(device)
     config["parameters"] = count_parameters(model)
     run.mkdir(parents=True, exist_ok=True)
+    lock = open(run / "lock", "w")  # noqa: SIM115 (held, and so open, until the process ends)
+    try:
+        fcntl and fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{run} is being trained by another process") from None
     write(run / "config.json", (json.dumps(config, indent=1) + "\n").encode())
     average = copy.deepcopy(model).requires_grad_(False) if args.ema else model
     kernels = [p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] == 3]

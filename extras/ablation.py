@@ -49,6 +49,28 @@ STUDIES = {
             "weight average 0.999": {"ema": 0.999},
         },
     ),
+    "resnet18": (
+        {"model": "resnet18", "width": 16, "epochs": 12},
+        range(3),
+        [
+            ("padding 1", ("padding",), None),
+            ("no dropout", ("dropout",), None),
+            ("SGD, one cycle", SGD, {}),
+            ("label smoothing 0.1", ("label_smoothing",), None),
+            ("Muon", MUON, SGD | {"batch_size": 128, "muon_lr": 0.0}),
+            ("resolution from 16 to 28", ("pixels",), None),
+            ("pruning", ("prune",), None),
+        ],
+        {
+            "padding 2": {"padding": 2},
+            "flips without crop": {"augment": "flip"},
+            "rotation by up to 10°": {"rotate": 10},
+            "brightness ± 20 %": {"brightness": 0.2},
+            "random erasing 0.25": {"erase": 0.25},
+            "label smoothing 0.2": {"label_smoothing": 0.2},
+            "weight average 0.99": {"ema": 0.99},
+        },
+    ),
 }
 
 

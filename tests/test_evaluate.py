@@ -2,6 +2,8 @@ import csv
 import json
 import os
 import pickle
+import random
+import zipfile
 
 import pytest
 import torch
@@ -123,6 +125,37 @@ def test_bad_checkpoint_is_refused(mlp_run, tmp_path, kind):
         evaluate.load_checkpoint(path)
     assert len(str(caught.value).splitlines()) == 1
     assert not trap.exists(), "code in the checkpoint was run"
+
+
+def test_truncations_and_flipped_bits_are_found(mlp_run, tmp_path):
+    good = (mlp_run / "last.pt").read_bytes()
+    _, whole = evaluate.load_checkpoint(mlp_run / "last.pt")
+    path, rng = tmp_path / "bad.pt", random.Random(0)
+    for _ in range(50):
+        path.write_bytes(good[: rng.randrange(len(good))])
+        with pytest.raises((OSError, ValueError), match=r"bad\.pt"):
+            evaluate.load_checkpoint(path)
+    refused = 0
+    for _ in range(50):
+        content = bytearray(good)
+        content[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            _, checkpoint = evaluate.load_checkpoint(path)
+        except ValueError as error:
+            assert "bad.pt" in str(error) and len(str(error).splitlines()) == 1
+            refused += 1
+        else:  # between the parts there are bytes that nobody reads
+            assert all(torch.equal(whole["model"][k], v) for k, v in checkpoint["model"].items())
+    assert refused > 40
+
+
+def test_zip_bomb_is_refused(mlp_run, tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
+    with pytest.raises(ValueError, match="compressed"):
+        evaluate.load_checkpoint(path)
 
 
 def test_bad_checkpoint_on_the_command_line(tmp_path):

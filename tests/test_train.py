@@ -163,6 +163,19 @@ def test_signal_saves_and_says_how_to_resume(tmp_path, signum):
     assert (after["epoch"], after["batch"]) > (before["epoch"], before["batch"])
 
 
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    options = ("--model", "mlp", "--epochs", 400, "--runs", tmp_path)
+    process = start("train.py", *options)
+    while process.poll() is None and not (tmp_path / "mlp" / "last.pt").exists():
+        time.sleep(0.01)
+    try:
+        message = call("train.py", *options, "--resume", code=1)
+    finally:
+        process.kill()
+        process.communicate()
+    assert "another process" in message and len(message.splitlines()) == 1
+
+
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(tmp_path):
     options = ("--model", "mlp", "--recipe", "report", "--epochs", 2, "--optimizer", "sgd",
                "--no-test", "--runs", tmp_path)  # fmt: skip
