@@ -435,6 +435,30 @@ def rank_in_leaderboard(runs, folder):
     save(figure, folder, "leaderboard.png")
 
 
+def draw_front(runs, folder):
+    """Test accuracy over training time of all tested runs, a marker for each processor."""
+    runs = [run for run in runs if run["evaluation"]]
+    places = [f"{r['config']['device_name']}, {r['config']['threads']} threads" for r in runs]
+    figure, axis = plt.subplots(figsize=(9, 5.5))
+    for run, place in zip(runs, places, strict=True):
+        minutes, accuracy = run["log"]["seconds"].sum() / 60, 100 * run["evaluation"]["accuracy"]
+        marker = "oDs^v"[list(dict.fromkeys(places)).index(place) % 5]
+        axis.plot(minutes, accuracy, marker, color=line_style(runs, run)["color"], ms=7)
+        axis.annotate(run["name"], (minutes, accuracy), (7, -3), textcoords="offset points",
+                      fontsize=8)  # fmt: skip
+    for i, place in enumerate(dict.fromkeys(places)):
+        axis.plot([], [], "oDs^v"[i % 5], color="grey", label=place)
+    for value, name in ((94.9, "leaderboard: ResNet18"), (95.0, "report: ResNet18")):
+        axis.axhline(value, color="grey", ls="--" if value == 94.9 else ":", lw=1, label=name)
+    axis.set(xscale="log", xlabel="minutes of training", ylabel="test accuracy (%)")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_title("Test accuracy over training time (times compare within a processor only)")
+    axis.margins(x=0.15)
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(loc="lower right", fontsize=8)
+    save(figure, folder, "front.png")
+
+
 def read_ablation(path):
     """Average the rows of an ablation.csv over the seeds.
 
@@ -554,6 +578,8 @@ def main(argv=None):
     draw_accuracy(runs, folder)
     tabulate_models(runs, folder)
     rank_in_leaderboard(runs, folder)
+    if any(run["evaluation"] for run in runs):
+        draw_front(runs, folder)
 
     judged = [r for r in runs if r["predictions"] is not None and args.run in (None, r["name"])]
     if not judged:

@@ -9,7 +9,7 @@ import analyze
 
 DATA_FIGURES = {"fig1_samples.png", "fig2_pca.png", "fig3_tsne.png", "fig4_augmentation.png"}
 RUN_FIGURES = {"fig5_loss.png", "fig6_accuracy.png", "fig7_errors.png", "confusion.png",
-               "reliability.png", "leaderboard.png", "fig8_6_as_0.png"}  # fmt: skip
+               "reliability.png", "leaderboard.png", "front.png", "fig8_6_as_0.png"}  # fmt: skip
 TABLES = {"models.md", "models.csv", "leaderboard.md", "leaderboard.csv"}
 
 
