@@ -241,6 +241,8 @@ def main(argv=None):
     parser.add_argument("--split", choices=("test", "val"), default="test", help="images to use")
     parser.add_argument("--flip-tta", action="store_true", help="also give the accuracy of the "
         "mean of an image's and its mirror image's probabilities")  # fmt: skip
+    parser.add_argument("--images", nargs="+", help="judge these photographs, or the pictures in "
+        "these folders, instead of the data set")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=256, help="images per forward pass")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
@@ -254,6 +256,12 @@ def main(argv=None):
     device = pick_device(args.device)
     model, checkpoint = load_checkpoint(args.ckpt)
     model.to(device)
+    if args.images:
+        from extras import photographs  # noqa: PLC0415 (needed by nobody else)
+
+        if failed := photographs.judge(model, args.images):
+            sys.exit(f"evaluate.py: {failed} of the photographs could not be judged")
+        return
     images, labels = data.load(args.data_dir, train=args.split == "val")
     index = torch.arange(len(images))
     if args.split == "val":
