@@ -3,7 +3,14 @@ import hashlib
 import json
 import re
 
+import matplotlib.image
+import torch
 from conftest import call
+
+import data
+import evaluate
+import models
+from extras import explain
 
 
 def test_publish_rounds_the_weights_and_judges_what_it_wrote(mlp_run, tmp_path):
@@ -45,3 +52,39 @@ def test_bench_measures_and_writes_a_table(tmp_path):
     assert rate["data", "ours"] > 5 * rate["data", "DataLoader, 0 workers"]
     assert rate["train mlp", "ours, float32"] > 2 * rate["train mlp", "plain"]
     assert "| train mlp | ours, float32 |" in (tmp_path / "bench.md").read_text()
+
+
+def test_suspected_labels_by_hand():
+    # Thresholds: class 0: mean(0.9, 0.6, 0.2) = 0.567; class 1: mean(0.8, 0.6) = 0.7.
+    probabilities = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.2, 0.8], [0.4, 0.6]])
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    indices, suspected = explain.suspect_labels(probabilities, labels)
+    assert indices.tolist() == [2] and suspected.tolist() == [1]
+
+
+def test_activation_maps_add_up_to_the_logits(real):
+    model = models.build_model("resnet18", width=4).eval()
+    images = real[0][:20]
+    logits = evaluate.predict(model, images)
+    classes = logits.argmax(1)
+    features = model.features(data.normalize(images))
+    maps = torch.einsum("nchw,nc->nhw", features, model.fc.weight[classes])
+    expected = maps.mean((1, 2)) + model.fc.bias[classes]
+    assert torch.allclose(expected, logits.amax(1), atol=1e-4)
+    shown = explain.activation_maps(model, images, classes)
+    assert shown.shape == (20, 28, 28)
+    corners = shown[:, ::27, ::27]
+    assert torch.allclose(corners, maps[:, ::3, ::3], atol=1e-4)
+
+
+def test_explain_draws_everything(tmp_path, mlp_run):
+    model = models.build_model("resnet18", width=4)
+    config = {"model": "resnet18", "width": 4, "dropout": 0.0, "split_seed": 0}
+    torch.save({"config": config, "epoch": 0, "model": model.state_dict()}, tmp_path / "net.pt")
+    args = ("--out", tmp_path, "--tsne-images", 100)
+    call("extras/explain.py", "--ckpt", tmp_path / "net.pt", *args)
+    for name in ("cam.png", "features.png", "label_errors.png"):
+        assert matplotlib.image.imread(tmp_path / name)[..., :3].std() > 0.03, name
+    said = call("extras/explain.py", "--ckpt", mlp_run / "best.pt", *args)
+    assert "left out" in said
+    assert "| Shirt |" in (tmp_path / "label_errors.md").read_text()
