@@ -9,7 +9,7 @@ CKPT ?= runs/$(RUN)/best.pt
 SETUP = .venv/installed
 FILES = $(DATA)/FashionMNIST/raw/t10k-labels-idx1-ubyte
 
-.PHONY: help train evaluate figures bench ablation test lint data clean
+.PHONY: help train evaluate figures bench ablation soak tensorboard test lint data clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,8 @@ help:
 	@echo "make figures   draw all figures and tables       ARGS"
 	@echo "make bench     measure this machine's speed      ARGS"
 	@echo "make ablation  measure each change's effect      ARGS (hours; --list shows the runs)"
+	@echo "make soak      kill 100 runs, resume, compare    ARGS (10 minutes)"
+	@echo "make tensorboard  watch the runs in a browser"
 	@echo "make test      run the tests                     ARGS"
 	@echo "make lint      check the code with ruff"
 	@echo "make data      fetch and verify FashionMNIST     DATA=data"
@@ -36,8 +38,11 @@ evaluate: $(SETUP) $(FILES)
 figures: $(SETUP) $(FILES)
 	.venv/bin/python analyze.py --data-dir $(DATA) $(ARGS)
 
-bench ablation: $(SETUP) $(FILES)
+bench ablation soak: $(SETUP) $(FILES)
 	.venv/bin/python extras/$@.py --data-dir $(DATA) $(ARGS)
+
+tensorboard: $(SETUP)
+	.venv/bin/tensorboard --logdir runs $(ARGS)
 
 test: $(SETUP) $(FILES)
 	.venv/bin/python -m pytest -q tests $(ARGS)
