@@ -102,8 +102,10 @@ def read_csv(path):
 
 
 def best_validation(run):
-    """A run's highest validation accuracy; 0 if it was trained on the validation images, too."""
-    return np.nan_to_num(run["log"]["val_accuracy"]).max()
+    """A run's highest validation accuracy at its last resolution, that of the test; 0 if it was
+    trained on the validation images, too."""
+    log = run["log"]
+    return np.nan_to_num(log["val_accuracy"][log["pixels"] == log["pixels"][-1]]).max()
 
 
 def save(figure, folder, name):

@@ -104,7 +104,7 @@ def load_checkpoint(path):
 
 
 @torch.no_grad()
-def predict(model, images, batch_size=256, autocast_dtype=None):
+def predict(model, images, batch_size=256, autocast_dtype=None, pixels=28):
     """Return the logits (float32, N×10, on the CPU) of uint8 images N×28×28.
 
     Args:
@@ -112,6 +112,7 @@ def predict(model, images, batch_size=256, autocast_dtype=None):
         images: uint8 tensor N×28×28, never augmented here.
         batch_size: images per forward pass; does not change the result but for rounding.
         autocast_dtype: run the network in this type (float32 if None).
+        pixels: resolution that the images are brought to.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -119,7 +120,8 @@ def predict(model, images, batch_size=256, autocast_dtype=None):
     logits = []
     for batch in images.split(batch_size):
         with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            logits.append(model(data.normalize(batch.to(device))).float().cpu())
+            x = data.resize(data.normalize(batch.to(device)), pixels)
+            logits.append(model(x).float().cpu())
     model.train(was_training)
     return torch.cat(logits)
 

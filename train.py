@@ -81,7 +81,7 @@ RECIPES = {
     "modern": dict.fromkeys(MODELS, MODERN_RESNET) | {"mlp": MODERN_MLP},
 }
 LOG_HEADER = (
-    "epoch,step,learning_rate,train_loss,train_accuracy,val_loss,val_accuracy,"
+    "epoch,step,pixels,learning_rate,train_loss,train_accuracy,val_loss,val_accuracy,"
     "seconds,images_per_second"
 )
 ADVICE = "the last good state is kept in last.pt and best.pt; try a lower --lr in a new run"
@@ -482,8 +482,7 @@ def main(argv=None):
             x = data.normalize(x)  # B×1×28×28 float
             if args.rotate or args.brightness:
                 x = data.jitter(x, jitter[index])
-            if sizes[epoch] != 28:
-                x = F.interpolate(x, size=sizes[epoch], mode="bilinear", antialias=True)
+            x = data.resize(x, sizes[epoch])
             with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
                 logits = model(x)
             loss = F.cross_entropy(
@@ -534,17 +533,20 @@ def main(argv=None):
         val_loss = val_accuracy = math.nan
         is_best = True  # without validation images the last epoch is taken
         if args.train_on == "split":
-            val_logits = evaluate.predict(average, val_images, 500, autocast_dtype)
+            val_logits = evaluate.predict(average, val_images, 500, autocast_dtype, sizes[epoch])
             val_loss = F.cross_entropy(val_logits, val_labels).item()
             val_accuracy = (val_logits.argmax(1) == val_labels).double().mean().item()
             if not math.isfinite(val_loss):
                 raise FloatingPointError(f"the validation loss is {val_loss}; {ADVICE}")
-            is_best = val_accuracy > state["best"]
+            # At the epoch's own resolution: at another one a network is far below its worth. So
+            # a higher resolution's first epoch is the best so far, whatever came before.
+            is_best = val_accuracy > state["best"] or sizes[epoch] != sizes[max(epoch - 1, 0)]
         best = val_accuracy if is_best else state["best"]
         state.update(epoch=epoch + 1, batch=0, seconds=0.0, best=best)
         row = {
             "epoch": epoch + 1,
             "step": state["step"],
+            "pixels": sizes[epoch],
             "learning_rate": f"{optimizers[0].param_groups[0]['lr']:.6g}",
             "train_loss": f"{train_loss:.6f}",
             "train_accuracy": f"{train_hits:.6f}",

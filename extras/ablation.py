@@ -107,7 +107,8 @@ def run(study, change, seed, options, args):
     config = json.loads((Path(args.runs) / name / "config.json").read_text())
     with open(Path(args.runs) / name / "log.csv") as file:
         log = list(csv.DictReader(file))
-    best = max(float(epoch["val_accuracy"]) for epoch in log)
+    final = [epoch for epoch in log if epoch["pixels"] == log[-1]["pixels"]]
+    best = max(float(epoch["val_accuracy"]) for epoch in final)
     minutes = sum(float(epoch["seconds"]) for epoch in log) / 60
     where = (config["device_name"], config["threads"])
     return (study, change, seed, f"{best:.6f}", f"{minutes:.2f}", options["epochs"], *where)

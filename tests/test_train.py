@@ -142,6 +142,11 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert same_weights(read_weights(whole), read_weights(killed))
     assert read_log(whole) == read_log(killed)
+    # Best is the best epoch at the last resolution.
+    rows = read_log(whole)[0]
+    rows = [row for row in rows if row["pixels"] == rows[-1]["pixels"]]
+    best = max(rows, key=lambda row: float(row["val_accuracy"]))
+    assert read_weights(whole, "best.pt")["epoch"] == int(best["epoch"])
     assert torch.equal(
         next(iter(read_weights(whole, "best.pt")["model"].values())),
         next(iter(read_weights(killed, "best.pt")["model"].values())),
