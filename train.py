@@ -18,6 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -266,6 +267,13 @@ def update_average(average, model, decay):
             mean.lerp_(new, 1 - decay)
 
 
+def add_up(tensor, world):
+    """Replace a tensor by its sum over all processes of torchrun; return it."""
+    if world > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
 def write(path, content):
     """Replace a file so that ``path`` is at every moment either the old or the new one, whole.
 
@@ -314,6 +322,7 @@ def environment(device):
         "device": device.type,
         "device_name": evaluate.describe_device(device),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
 
 
@@ -327,7 +336,17 @@ def main(argv=None):
         raise ValueError("--optimizer muon is for convolutions: the MLP has none")
     if args.threads:
         torch.set_num_threads(args.threads)
+    # Under torchrun there are several processes, each with a share of every batch; else only this.
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = evaluate.pick_device(args.device)
+    if world > max(1, args.batch_size // 4):
+        raise ValueError(f"{world} processes are too many for batches of {args.batch_size}")
+    if world > 1:
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if args.precision == "auto":
         args.precision = "bfloat16" if has_native_bfloat16(device) else "float32"
     autocast_dtype = torch.bfloat16 if args.precision == "bfloat16" else None
@@ -350,6 +369,12 @@ def main(argv=None):
             config["resumed"] = [*config.get("resumed", []), environment(device)]
     if checkpoint is None:
         config = {**options, **environment(device)}
+    if world > 1:
+        torch.distributed.barrier()  # nothing is written before all have read
+        if rank > 0:  # what the others have to say is the same, and goes nowhere
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            nowhere = tempfile.TemporaryDirectory()
+            run = Path(nowhere.name)
 
     # Data: uint8 tensors in the device's memory. The validation images are a tensor of their own,
     # which no augmentation ever sees; the test set is not opened here.
@@ -357,7 +382,7 @@ def main(argv=None):
     train_index, val_index = data.split_indices(len(images), args.split_seed)
     if args.train_on == "all":
         train_index, val_index = torch.arange(len(images)), val_index[:0]
-    val_images, val_labels = images[val_index], labels[val_index]
+    val_images, val_labels = images[val_index[rank::world]], labels[val_index[rank::world]]
     images, labels = images[train_index].to(device), labels[train_index].to(device)
 
     # Model and optimisers. Biases and BatchNorm's scales, the vectors, are never decayed.
@@ -372,6 +397,9 @@ def main(argv=None):
         raise ValueError(f"{run} is being trained by another process") from None
     write(run / "config.json", (json.dumps(config, indent=1) + "\n").encode())
     average = copy.deepcopy(model).requires_grad_(False) if args.ema else model
+    # DDP averages the gradients. BatchNorm takes the statistics of each process's own share of the
+    # batch, and the running ones of process 0 count.
+    network = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
     kernels = [p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] == 3]
     kernels = kernels if args.optimizer == "muon" else []
     matrices = [p for p in model.parameters() if p.ndim > 1 and all(p is not k for k in kernels)]
@@ -402,7 +430,8 @@ def main(argv=None):
             optimizer.load_state_dict(saved)
         losses.copy_(checkpoint["losses"])
         losses_before.copy_(checkpoint["losses_before"])
-        running.copy_(checkpoint["running"])
+        if rank == 0:
+            running.copy_(checkpoint["running"])
         state = checkpoint["state"]
         print(f"going on with {run} in epoch {state['epoch'] + 1}, batch {state['batch'] + 1}")
 
@@ -414,6 +443,9 @@ def main(argv=None):
         if not all(p.isfinite().all() for p in model.parameters()):
             raise FloatingPointError(f"the weights are no longer finite; {ADVICE}")
         state.update(log=log.tell(), steps=step_log.tell())
+        sums = add_up(running.clone(), world)
+        if rank > 0:
+            return
         save(
             {
                 "config": options,
@@ -423,7 +455,7 @@ def main(argv=None):
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "losses": losses.cpu(),
                 "losses_before": losses_before.cpu(),
-                "running": running.cpu(),
+                "running": sums.cpu(),
                 "state": state,
             },
             run / "last.pt",
@@ -446,7 +478,7 @@ def main(argv=None):
     bar = tqdm(
         total=args.epochs * len(images),
         initial=state["epoch"] * len(images) + state["batch"] * args.batch_size,
-        unit=" images", unit_scale=True, disable=None,
+        unit=" images", unit_scale=True, disable=True if rank else None,
     )  # fmt: skip
     for epoch in range(state["epoch"], args.epochs):
         epoch_start = time.perf_counter() - state["seconds"]
@@ -463,17 +495,22 @@ def main(argv=None):
         if args.prune and epoch < PRUNE_UNTIL * args.epochs:
             kept, weights = prune_easy(losses_before, args.prune, generator)
             order = order[kept[order]]
+        rest = len(order) % args.batch_size
+        if rest < min(args.batch_size // 4, len(order)):  # too few for a step of its own
+            order = order[: len(order) - rest]
         steps = math.ceil(len(order) / args.batch_size)
         saved = time.perf_counter()
         model.train()
 
         for batch in range(state["batch"], steps):
-            torch.manual_seed(1_000_000 * args.seed + state["step"])  # dropout and noise, likewise
+            # Dropout and noise, likewise.
+            torch.manual_seed(1_000_000 * args.seed + state["step"] + 10**15 * rank)
             factor = learning_rate(args.schedule, (epoch + batch / steps) / args.epochs)
             for group in (g for optimizer in optimizers for g in optimizer.param_groups):
                 group["lr"] = factor * group["initial_lr"]
 
-            index = order[batch * args.batch_size : (batch + 1) * args.batch_size]
+            whole = order[batch * args.batch_size : (batch + 1) * args.batch_size]
+            index = whole[rank::world]
             x, y = images[index], labels[index]  # B×28×28 uint8, B
             if args.augment != "none":
                 x = data.apply_augmentation(x, offsets[index], flips[index], args.padding)
@@ -484,15 +521,17 @@ def main(argv=None):
                 x = data.jitter(x, jitter[index])
             x = data.resize(x, sizes[epoch])
             with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                logits = model(x)
+                logits = network(x)
             loss = F.cross_entropy(
                 logits.float(), y, reduction="none", label_smoothing=args.label_smoothing
             )
             if args.prune:
-                losses[index] = loss.detach()
+                of_all = torch.zeros(len(whole), device=device)
+                of_all[rank::world] = loss.detach()
+                losses[whole] = add_up(of_all, world)
             if weights is not None:
                 loss = weights[index] * loss
-            loss = loss.mean()
+            loss = loss.sum() * world / len(whole)  # the processes' mean is that of the batch
             model.zero_grad()
             loss.backward()
             for optimizer in optimizers:
@@ -503,10 +542,11 @@ def main(argv=None):
 
             # Sums stay on the device: reading each of them would make a GPU wait for the CPU.
             with torch.no_grad():
-                running += torch.stack([loss * len(y), (logits.argmax(1) == y).sum(), loss])
-            bar.update(len(y))
+                hits = (logits.argmax(1) == y).sum()
+                running += torch.stack([loss * len(whole) / world, hits, loss / world])
+            bar.update(len(whole))
             if state["step"] % LOG_STEPS == 0:
-                recent = running[2].item() / LOG_STEPS
+                recent = add_up(running[2].clone(), world).item() / LOG_STEPS
                 running[2] = 0
                 if not math.isfinite(recent):
                     where = f"at step {state['step']}"
@@ -515,27 +555,34 @@ def main(argv=None):
                 board.add_scalar("train/loss_by_step", recent, state["step"])
                 bar.set_postfix(epoch=epoch + 1, loss=f"{recent:.3f}", refresh=False)
             state.update(batch=batch + 1, seconds=time.perf_counter() - epoch_start)
-            if stopped_by or time.perf_counter() - saved > SAVE_SECONDS:
+            stop, due = bool(stopped_by), time.perf_counter() - saved > SAVE_SECONDS
+            if world > 1:  # a signal to one process stops all of them, after the same step
+                stop, due = add_up(torch.tensor([stop, due], device=device).int(), world).tolist()
+            if stop or due:
                 save_last()
                 saved = time.perf_counter()
-            if stopped_by:
+            if stop:
                 bar.close()
                 again = shlex.join(["python", "train.py", *argv])
                 again += "" if args.resume else " --resume"
                 print(f"stopped after step {state['step']} and saved; go on with: {again}")
-                sys.exit(128 + stopped_by[0])
+                sys.exit(128 + (stopped_by or [signal.SIGTERM])[0])
 
         evaluate.synchronize(device)
         train_seconds = time.perf_counter() - epoch_start
-        train_loss, train_hits, _ = (running / len(order)).tolist()
+        train_loss, train_hits, _ = (add_up(running.clone(), world) / len(order)).tolist()
         bar.update(len(images) - len(order))  # those that were skipped
         running[:2] = 0
         val_loss = val_accuracy = math.nan
         is_best = True  # without validation images the last epoch is taken
         if args.train_on == "split":
+            for buffer in (*model.buffers(), *average.buffers()) if world > 1 else ():
+                torch.distributed.broadcast(buffer, 0)
             val_logits = evaluate.predict(average, val_images, 500, autocast_dtype, sizes[epoch])
-            val_loss = F.cross_entropy(val_logits, val_labels).item()
-            val_accuracy = (val_logits.argmax(1) == val_labels).double().mean().item()
+            hits = (val_logits.argmax(1) == val_labels).sum()
+            sums = torch.stack([F.cross_entropy(val_logits, val_labels, reduction="sum"), hits])
+            sums = add_up(sums.to(device), world).tolist()
+            val_loss, val_accuracy = (x / len(val_index) for x in sums)
             if not math.isfinite(val_loss):
                 raise FloatingPointError(f"the validation loss is {val_loss}; {ADVICE}")
             # At the epoch's own resolution: at another one a network is far below its worth. So
@@ -558,7 +605,7 @@ def main(argv=None):
         print(*row.values(), sep=",", file=log, flush=True)
         for name in list(row)[2:]:
             board.add_scalar(f"epoch/{name}", float(row[name]), epoch + 1)
-        if is_best:
+        if is_best and rank == 0:
             chosen = {"config": options, "epoch": epoch + 1, "model": average.state_dict()}
             save(chosen, run / "best.pt")
         save_last()
@@ -579,7 +626,9 @@ def main(argv=None):
     if args.train_on == "split":
         print(f"best validation accuracy {100 * state['best']:.2f} %")
     print(f"log, curves and weights: {run}")
-    if not args.no_test:
+    if world > 1:
+        torch.distributed.destroy_process_group()
+    if not args.no_test and rank == 0:
         where = ["--device", args.device, "--threads", str(args.threads)]
         evaluate.main(["--ckpt", str(run / "best.pt"), "--data-dir", args.data_dir, *where])
 
@@ -589,3 +638,7 @@ if __name__ == "__main__":
         main()
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")
+    except RuntimeError as error:
+        if "RANK" not in os.environ:
+            raise
+        sys.exit(f"train.py: lost another process of this training ({str(error).splitlines()[0]})")

@@ -1,0 +1,106 @@
+"""Several processes under torchrun, on the real data: gloo, one thread each."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import DATA, ROOT
+
+import data
+import evaluate
+import models
+
+EVERY_STEP = "import sys, train; train.LOG_STEPS = 1; train.main(sys.argv[1:])"
+
+
+def launch(tmp_path, processes, *args, torchrun=()):
+    """Start train.py, with a row of steps.csv for every step, in one or several processes."""
+    script = tmp_path / "every_step.py"
+    script.write_text(EVERY_STEP)
+    launcher = [sys.executable, script]
+    if processes:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", processes,
+                    "--master_port", 29_500 + os.getpid() % 500, *torchrun, script]  # fmt: skip
+    options = ("--recipe", "report", "--threads", 1, "--precision", "float32", "--no-test",
+               "--data-dir", DATA, "--runs", tmp_path)  # fmt: skip
+    command = [*map(str, launcher), *map(str, options), *map(str, args)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, code=0):
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == code, err
+    return err
+
+
+def read_steps(run):
+    return [float(line.split(",")[1]) for line in (run / "steps.csv").read_text().split()[1:]]
+
+
+def test_two_processes_make_the_same_steps_as_one(tmp_path):
+    mlp = ("--model", "mlp", "--epochs", 1, "--batch-size", 1000, "--prune", 0.5)
+    for processes, name in ((0, "one"), (2, "two")):
+        finish(launch(tmp_path, processes, *mlp, "--name", name))
+    one, two = (read_steps(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == 48 and two[:20] == pytest.approx(one[:20], abs=1e-5)
+    texts = [(tmp_path / name / "log.csv").read_text() for name in ("one", "two")]
+    logs = [next(csv.DictReader(text.splitlines())) for text in texts]
+    for column in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        values = [float(log[column]) for log in logs]
+        assert values[1] == pytest.approx(values[0], abs=2e-3), column
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["one", "two"]
+    # A checkpoint of two processes goes on with one, and with three.
+    checkpoint = torch.load(tmp_path / "two" / "last.pt", weights_only=True)
+    checkpoint["state"].update(epoch=0, batch=0)
+    torch.save(checkpoint, tmp_path / "two" / "last.pt")
+    finish(launch(tmp_path, 0, *mlp, "--name", "two", "--resume"))
+    torch.save(checkpoint, tmp_path / "two" / "last.pt")
+    finish(launch(tmp_path, 3, *mlp, "--name", "two", "--resume"))
+
+
+def test_batch_norm_takes_each_process_its_own_share(tmp_path):
+    narrow = ("--model", "resnet18", "--width", 4, "--epochs", 1, "--batch-size", 16_000,
+              "--pixels", 8, "--dropout", 0, "--augment", "none", "--name", "net")  # fmt: skip
+    finish(launch(tmp_path, 2, *narrow))
+    images, labels = data.load(DATA, train=True)
+    index, _ = data.split_indices()
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = models.build_model("resnet18", width=4, dropout=0.0).train()
+    losses = []
+    for rank in range(2):
+        mine = index[order[:16_000][rank::2]]
+        x = data.resize(data.normalize(images[mine]), 8)
+        losses.append(torch.nn.functional.cross_entropy(model(x), labels[mine]).item())
+    assert read_steps(tmp_path / "net")[0] == pytest.approx(sum(losses) / 2, abs=1e-5)
+
+
+def workers(process):
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True,
+                           check=False)  # fmt: skip
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_killed_process_ends_the_job_or_lets_it_go_on(tmp_path, restarts):
+    args = ("--model", "mlp", "--epochs", 3, "--batch-size", 500, "--name", "net")
+    process = launch(tmp_path, 2, *args, torchrun=("--max-restarts", restarts))
+    last = tmp_path / "net" / "last.pt"
+    while process.poll() is None and not last.exists():
+        time.sleep(0.01)
+    os.kill(workers(process)[1], signal.SIGKILL)
+    killed = time.time()
+    _, err = process.communicate(timeout=120)
+    epochs = evaluate.load_checkpoint(last)[1]["epoch"]  # whole, whatever happened
+    if restarts:
+        assert process.returncode == 0, err
+        assert epochs == 3
+    else:
+        assert process.returncode != 0 and epochs < 3
+        assert time.time() - killed < 60
