@@ -356,19 +356,21 @@ def main(argv=None):
     # The run's folder, and its last checkpoint if there is one to go on from.
     run = Path(args.runs) / args.name
     checkpoint = None
-    if (run / "config.json").exists():
+    if (run / "config.json").exists() or (run / "last.pt").exists():
         if not args.resume:
             raise ValueError(f"{run} holds a run: --resume goes on with it, --name starts another")
-        config = json.loads((run / "config.json").read_text())
         if (run / "last.pt").exists():
             _, checkpoint = evaluate.load_checkpoint(run / "last.pt")
+            if not checkpoint.keys() >= {"average", "optimizers", "state", "environment"}:
+                raise ValueError(f"{run / 'last.pt'} holds weights, but not what --resume needs")
             for name, value in options.items():
                 old = checkpoint["config"].get(name)
                 if value != old:
                     raise ValueError(f"{run} was started with {name} = {old}, not {value}")
-            config["resumed"] = [*config.get("resumed", []), environment(device)]
-    if checkpoint is None:
-        config = {**options, **environment(device)}
+    config = {**options, **environment(device)}
+    if checkpoint:
+        config = {**options, **checkpoint["environment"]}
+        config["resumed"] = [*config.get("resumed", []), environment(device)]
     if world > 1:
         torch.distributed.barrier()  # nothing is written before all have read
         if rank > 0:  # what the others have to say is the same, and goes nowhere
@@ -449,6 +451,7 @@ def main(argv=None):
         save(
             {
                 "config": options,
+                "environment": {k: v for k, v in config.items() if k not in options},
                 "epoch": state["epoch"],
                 "model": model.state_dict(),
                 "average": average.state_dict(),

@@ -1,5 +1,7 @@
 import csv
 import random
+import resource
+import shutil
 import signal
 import time
 
@@ -166,6 +168,45 @@ def test_signal_saves_and_says_how_to_resume(tmp_path, signum):
     assert "--resume" in out and "Traceback" not in err
     after = read_weights(tmp_path / "mlp")["state"]
     assert (after["epoch"], after["batch"]) > (before["epoch"], before["batch"])
+
+
+def test_full_disk_keeps_the_old_checkpoint(mlp_run, tmp_path):
+    shutil.copytree(mlp_run, tmp_path / "mlp")
+    last = tmp_path / "mlp" / "last.pt"
+    checkpoint = read_weights(tmp_path / "mlp")
+    checkpoint["state"]["epoch"] = 1  # as if epoch 2 was still to come
+    torch.save(checkpoint, last)
+    before = last.read_bytes()
+    limit = len(before) // 2  # no file may become larger, as on a full disk
+    process = start(
+        "train.py", "--model", "mlp", "--recipe", "report", "--epochs", 2, "--precision",
+        "float32", "--runs", tmp_path, "--resume",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert "last.pt could not be written" in err and "is kept" in err
+    assert last.read_bytes() == before and not list(last.parent.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "weights only"])
+def test_resume_refuses_a_damaged_checkpoint(mlp_run, tmp_path, damage):
+    run = shutil.copytree(mlp_run, tmp_path / "mlp")
+    if damage == "truncated":
+        (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:100_000])
+    else:
+        shutil.copy(run / "best.pt", run / "last.pt")
+    files = {path: path.read_bytes() for path in run.iterdir()}
+    options = ("--recipe", "report", "--epochs", 2, "--precision", "float32", "--resume")
+    message = call("train.py", "--model", "mlp", *options, "--runs", tmp_path, code=1)
+    assert str(run) in message and len(message.splitlines()) == 1
+    assert {path: path.read_bytes() for path in run.iterdir()} == files
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    message = call("train.py", "--model", "mlp", "--runs", tmp_path / "file", code=1)
+    assert str(tmp_path / "file") in message and len(message.splitlines()) == 1
 
 
 def test_two_trainings_in_one_folder_are_refused(tmp_path):
