@@ -318,7 +318,7 @@ def environment(device):
     return {
         "git": git.stdout.strip() or None,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a TorchVersion is refused by weights_only=True
         "device": device.type,
         "device_name": evaluate.describe_device(device),
         "threads": torch.get_num_threads(),
