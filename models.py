@@ -27,6 +27,26 @@ class MLP(nn.Module):
         return self.fc2(x)  # B×10
 
 
+class Conv3x3(nn.Conv2d):
+    """A 3×3 convolution that trains faster on a CPU where its maps are tiny; its result is the same.
+
+    PyTorch's convolutions for the CPU (oneDNN) work on rows of pixels, and starve on 4×4 maps. The
+    same arithmetic as one matrix product of all 3×3 patches (Chetlur et al. 2014, arXiv:1410.0759,
+    section 3) is several times faster there if the channels are many.
+    """
+
+    def forward(self, x):
+        stride, size = self.stride[0], (x.shape[2] - 1) // self.stride[0] + 1
+        tiny = self.out_channels >= 256 and size <= 4 and x.shape[2] == x.shape[3]
+        if not (tiny and self.training and x.device.type == "cpu"):
+            return super().forward(x)
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # B×(H+2)×(W+2)×C
+        taps = [slice(i, i + stride * (size - 1) + 1, stride) for i in range(3)]
+        patches = torch.cat([x[:, rows, columns] for rows in taps for columns in taps], 3)
+        kernels = self.weight.permute(0, 2, 3, 1).flatten(1)  # out_channels×9C
+        return F.linear(patches, kernels).permute(0, 3, 1, 2)  # patches: B×size×size×9C
+
+
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: He et al. 2016, figure 5 (left).
 
@@ -37,9 +57,9 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels, out_channels, stride=1):
         super().__init__()
         # No biases: the BatchNorm behind each convolution has its own.
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv3x3(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.shortcut = nn.Identity()
         if stride != 1 or in_channels != out_channels:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import data
-from models import BasicBlock, build_model, count_parameters
+from models import BasicBlock, Conv3x3, build_model, count_parameters
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,23 @@ def test_shortcut_is_the_identity_where_shapes_agree():
     x = torch.rand(2, 8, 7, 7)
     assert torch.equal(block(x), x)
     assert BasicBlock(8, 16, stride=2)(x).shape == (2, 16, 4, 4)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(4, 1), (2, 1), (7, 2), (4, 2), (1, 1)])
+def test_convolution_as_matrix_product_is_the_same_convolution(size, stride, monkeypatch):
+    conv = Conv3x3(3, 256, 3, stride, padding=1, bias=False, dtype=torch.float64)
+    conv.to(memory_format=torch.channels_last)
+    x = torch.randn(5, 3, size, size, dtype=torch.float64, requires_grad=True)
+    results = []
+    for training in (False, True):  # the library's convolution; ours
+        out = conv.train(training)(x)
+        loss = (out * torch.linspace(0, 1, out.numel()).view(out.shape)).sum()
+        results.append((out, *torch.autograd.grad(loss, (x, conv.weight))))
+    for library, ours in zip(*results, strict=True):
+        assert torch.allclose(ours, library, rtol=1e-10)
+    # Training must really have taken the other way.
+    monkeypatch.setattr(nn.Conv2d, "forward", None)
+    conv(x)
 
 
 def test_dropout_only_while_training():
