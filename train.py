@@ -345,8 +345,13 @@ def main(argv=None):
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        args.resume |= int(restarts) > 0
+        # The prefix: after a restart the store still has the addresses of the dead processes.
+        store = next(torch.distributed.rendezvous("env://"))[0]
+        store = torch.distributed.PrefixStore(restarts, store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     if args.precision == "auto":
         args.precision = "bfloat16" if has_native_bfloat16(device) else "float32"
     autocast_dtype = torch.bfloat16 if args.precision == "bfloat16" else None
