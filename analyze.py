@@ -309,9 +309,9 @@ def draw_misclassified(run, images, pair, folder):
     save(figure, folder, f"fig8_{true}_as_{predicted}.png")
 
 
-def draw_confusion(run, folder):
-    """The confusion matrix on the test set, shaded by the logarithm of the count."""
-    confusion = count_confusion(run["predictions"])
+def plot_confusion(confusion, name):
+    """Figure of a confusion matrix 10×10 (rows: true classes), shaded by the count's logarithm."""
+    confusion = np.asarray(confusion)
     figure, axis = plt.subplots(figsize=(8, 7))
     axis.imshow(np.log1p(confusion), cmap="Blues")
     for i in range(10):
@@ -322,8 +322,8 @@ def draw_confusion(run, folder):
     axis.set_yticks(range(10), SHORT)
     accuracy = 100 * confusion.trace() / confusion.sum()
     axis.set(xlabel="predicted class", ylabel="true class")
-    axis.set_title(f"{run['name']}: confusion on the test set, accuracy {accuracy:.2f} %")
-    save(figure, folder, "confusion.png")
+    axis.set_title(f"{name}: confusion on the test set, accuracy {accuracy:.2f} %")
+    return figure
 
 
 def calibration(predictions, bins=15):
@@ -591,7 +591,7 @@ def main(argv=None):
     run = max(judged, key=best_validation)
     test_images, _ = data.load(args.data_dir, train=False)
     draw_errors(run, folder)
-    draw_confusion(run, folder)
+    save(plot_confusion(count_confusion(run["predictions"]), run["name"]), folder, "confusion.png")
     draw_reliability(run, folder)
     if pairs is None:
         errors = count_confusion(run["predictions"])

@@ -263,7 +263,7 @@ def main(argv=None):
 
         if failed := photographs.judge(model, args.images):
             sys.exit(f"evaluate.py: {failed} of the photographs could not be judged")
-        return
+        return None
     images, labels = data.load(args.data_dir, train=args.split == "val")
     index = torch.arange(len(images))
     if args.split == "val":
@@ -303,6 +303,7 @@ def main(argv=None):
         for row in zip(index, labels, predicted, confidence, strict=True):
             writer.writerow((*(int(x) for x in row[:3]), f"{row[3]:.4f}"))
     print(f"written: {result_path} and {predictions_path}")
+    return result
 
 
 if __name__ == "__main__":
