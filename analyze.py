@@ -288,25 +288,42 @@ def draw_errors(run, folder):
     save(figure, folder, "fig7_errors.png")
 
 
+def draw_wrong(errors, images, heading, folder, name, *, name_classes=False):
+    """Draw the 24 surest of some wrong predictions, each with the probability it was given."""
+    errors = errors[np.argsort(-errors["probability"], kind="stable")][:24]
+    rows = max(1, -(-len(errors) // 8))
+    height = 1.6 if name_classes else 1.45
+    figure, axes = plt.subplots(rows, 8, figsize=(10, height * rows + 0.5), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, error in zip(axes.flat, errors, strict=False):
+        title = f"{100 * error['probability']:.0f} %"
+        if name_classes:
+            title = f"{SHORT[int(error['true'])]}?\n{SHORT[int(error['predicted'])]} {title}"
+        show(axis, images[int(error["index"])], title)
+    figure.suptitle(heading)
+    figure.tight_layout()
+    save(figure, folder, name)
+
+
 def draw_misclassified(run, images, pair, folder):
     """Figure 8: test images of one class taken for another one, the surest errors first."""
     true, predicted = pair
     p = run["predictions"]
-    chosen = p[(p["true"] == true) & (p["predicted"] == predicted)]
-    total = len(chosen)
-    chosen = chosen[np.argsort(-chosen["probability"], kind="stable")][:24]
-    rows = max(1, -(-len(chosen) // 8))
-    figure, axes = plt.subplots(rows, 8, figsize=(10, 1.45 * rows + 0.5), squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, error in zip(axes.flat, chosen, strict=False):
-        show(axis, images[int(error["index"])], f"{100 * error['probability']:.0f} %")
-    figure.suptitle(
+    wrong = p[(p["true"] == true) & (p["predicted"] == predicted)]
+    heading = (
         f"{run['name']}: {data.CLASSES[true]} taken for {data.CLASSES[predicted]}, "
-        f"{len(chosen)} of {total} (probability of the wrong class)"
+        f"{min(len(wrong), 24)} of {len(wrong)} (probability of the wrong class)"
     )
-    figure.tight_layout()
-    save(figure, folder, f"fig8_{true}_as_{predicted}.png")
+    draw_wrong(wrong, images, heading, folder, f"fig8_{true}_as_{predicted}.png")
+
+
+def draw_surest_errors(run, images, folder):
+    """The test images that the network gets wrong with the highest probability, of any class."""
+    p = run["predictions"]
+    wrong = p[p["true"] != p["predicted"]]
+    heading = f"{run['name']}: the surest of {len(wrong)} errors (label? answer, probability)"
+    draw_wrong(wrong, images, heading, folder, "surest_errors.png", name_classes=True)
 
 
 def plot_confusion(confusion, name):
@@ -593,6 +610,7 @@ def main(argv=None):
     draw_errors(run, folder)
     save(plot_confusion(count_confusion(run["predictions"]), run["name"]), folder, "confusion.png")
     draw_reliability(run, folder)
+    draw_surest_errors(run, test_images, folder)
     if pairs is None:
         errors = count_confusion(run["predictions"])
         np.fill_diagonal(errors, 0)

@@ -244,14 +244,21 @@ class Muon(torch.optim.Optimizer):
 
     def orthogonalize(self, matrix, steps=3):
         """Bring all singular values of a matrix with rows ≤ columns near 1, by the quintic
-        iteration X ← aX + b(XXᵀ)X + c(XXᵀ)²X."""
+        iteration X ← aX + b(XXᵀ)X + c(XXᵀ)²X.
+
+        Each step multiplies X by a polynomial p of its Gram matrix XXᵀ, so that it is enough to
+        follow the small Gram matrix, XXᵀ ← p XXᵀ p, and to multiply X once, by all polynomials.
+        """
         a, b, c = 3.4445, -4.7750, 2.0315
         x = matrix.to(self.dtype)
-        x = x / (x.norm() + 1e-7)
+        gram = (x @ x.T).to(matrix.dtype)
+        norm2 = gram.trace() + 1e-14
+        gram = gram / norm2
+        product = eye = torch.eye(len(x), dtype=gram.dtype, device=gram.device)
         for _ in range(steps):
-            gram = x @ x.T
-            x = a * x + (b * gram + c * gram @ gram) @ x
-        return x.to(matrix.dtype)
+            p = a * eye + b * gram + c * gram @ gram
+            product, gram = p @ product, p @ gram @ p
+        return (product.to(self.dtype) @ x).to(matrix.dtype) / norm2.sqrt()
 
 
 def prune_easy(losses, share, generator):

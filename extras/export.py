@@ -4,10 +4,10 @@
     python extras/export.py --ckpt pretrained/resnet18.pt
 
 Writes <checkpoint>.onnx: uint8 images N×28×28 in, probabilities N×10 out, any N, the normalisation
-inside; class names, accuracy and the training's options are in its metadata. All test images then
-go through ONNX Runtime and through PyTorch: where they differ by more than rounding, no file is
-left. With --int8 a second file is quantised (statically, calibrated on training images) and judged;
-with --table the speeds of all are measured in one run and written to a Markdown file.
+inside; class names, accuracy, options and git revision are in its metadata. All test images then go
+through ONNX Runtime and through PyTorch: where they differ by more than rounding, no file is left.
+With --int8 a second file is quantised (statically, calibrated on training images) and judged; with
+--table the speeds of all are measured in one run and written to a Markdown file.
 """
 
 import argparse
@@ -190,7 +190,8 @@ def main():
         made = Path(folder) / "model.onnx"
         export(model, made)
         annotate(made, classes=json.dumps(data.CLASSES), accuracy=accuracy,
-                 config=json.dumps(checkpoint["config"]), epoch=checkpoint["epoch"])  # fmt: skip
+                 config=json.dumps(checkpoint["config"]), epoch=checkpoint["epoch"],
+                 revision=checkpoint.get("environment", {}).get("git"))  # fmt: skip
         session = open_session(made, threads)
         exact, largest = compare("ONNX Runtime", predict(session, images), reference, labels)
         if largest > TOLERANCE:
