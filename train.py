@@ -200,18 +200,21 @@ def has_native_bfloat16(device):
     return False
 
 
-def keep_freed_memory():
+def keep_freed_memory(keep=True):
     """Have glibc's malloc keep the memory that is freed: mallopt(3), M_MMAP_MAX, M_TRIM_THRESHOLD.
 
     It would return each large tensor to the system, which then has to map and clear it again page
     by page: hundreds of thousands of page faults in one step of ResNet18. Does nothing elsewhere.
+    ``keep=False`` goes back to what malloc does by itself.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:
         return
-    libc.mallopt(-4, 0)
-    libc.mallopt(-1, -1)
+    libc.mallopt(-4, 0 if keep else 65_536)
+    libc.mallopt(-1, -1 if keep else 2**26)
+    if not keep:
+        libc.malloc_trim(0)
 
 
 class Muon(torch.optim.Optimizer):

@@ -5,7 +5,8 @@
 All measurements are made by one run, interleaved, each one repeated after a warm-up, so that they
 may be compared with one another (and with those of no other machine). "Plain" is the textbook's
 loop: float32, channels outermost (NCHW), torchvision's transforms in a DataLoader without workers.
-"Ours" is what train.py does. Writes bench.csv and bench.md.
+"Ours" is what train.py does, with "default malloc" without its ``keep_freed_memory``. Writes
+bench.csv and bench.md.
 """
 
 import argparse
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import evaluate
 from models import MODELS, Conv3x3, build_model
-from train import has_native_bfloat16
+from train import Muon, has_native_bfloat16, keep_freed_memory
 
 BATCH = 128
 
@@ -92,6 +93,24 @@ def train(name, batches, count, device, *, layout, dtype):
     return run
 
 
+def orthogonalize(matrix, count, *, by_gram):
+    """Return a case that orthogonalises a matrix by Muon's iteration some times."""
+    muon = Muon([torch.zeros(1)], lr=0.1)
+
+    def run():
+        for _ in range(count):
+            if by_gram:
+                muon.orthogonalize(matrix)
+                continue
+            x = matrix / matrix.norm()  # as published
+            for _ in range(3):
+                gram = x @ x.T
+                x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        return count
+
+    return run
+
+
 def infer(name, x, count, *, layout, dtype):
     """Return a case that classifies a batch some times."""
     model = build_model(name).eval().to(x.device, memory_format=layout)
@@ -115,6 +134,18 @@ def multiply(size, dtype, device):
         return 2 * size**3
 
     return run
+
+
+def default_malloc(run):
+    """The same case without train.py's ``keep_freed_memory``."""
+
+    def run_so():
+        keep_freed_memory(False)
+        count = run()
+        keep_freed_memory()
+        return count
+
+    return run_so
 
 
 def count_flops(name):
@@ -154,6 +185,7 @@ def main():
         torch.set_num_threads(args.threads)
     if args.repeats < 3:
         parser.error("--repeats must be at least 3")
+    keep_freed_memory()
     device = evaluate.pick_device(args.device)
     dtype = torch.bfloat16 if has_native_bfloat16(device) else None
     nchw, nhwc = torch.contiguous_format, torch.channels_last
@@ -162,6 +194,9 @@ def main():
     cases = {("matrix product 4096³", "float32"): multiply(4096, torch.float32, device)}
     if dtype:
         cases["matrix product 4096³", "bfloat16"] = multiply(4096, dtype, device)
+    kernel = torch.randn(512, 4608, device=device)
+    for how, by_gram in (("as published", False), ("on the Gram matrix", True)):
+        cases["Muon, 512×4608, float32", how] = orthogonalize(kernel, 3, by_gram=by_gram)
     cases["data", "DataLoader, 0 workers"] = take(textbook_batches(args.data_dir, 0), 20)
     cases["data", "DataLoader, 2 workers"] = take(textbook_batches(args.data_dir, 2), 100)
     cases["data", "ours"] = take(our_batches(images, labels), 300)
@@ -171,13 +206,15 @@ def main():
         kinds = [("plain", plain, nchw, None), ("ours, float32", ours, nhwc, None)]
         kinds += [("ours, bfloat16", ours, nhwc, dtype)] if dtype else []
         for how, batches, layout, kind in kinds:
-            key = f"train {name}", how
-            cases[key] = train(name, batches, steps, device, layout=layout, dtype=kind)
+            run = train(name, batches, steps, device, layout=layout, dtype=kind)
+            cases[f"train {name}", how] = default_malloc(run) if how == "plain" else run
+        cases[f"train {name}", f"{how}, default malloc"] = default_malloc(run)
         for n in (1, 256):
             x, count = data.normalize(images[:n]), 1 if n > 1 else 30
             for how, _, layout, kind in kinds:
+                run = infer(name, x, count, layout=layout, dtype=kind)
                 key = f"infer {name}, batch {n}", how
-                cases[key] = infer(name, x, count, layout=layout, dtype=kind)
+                cases[key] = default_malloc(run) if how == "plain" else run
 
     rates = measure(cases, args.repeats, device)
     peaks = {how: statistics.median(r) for (what, how), r in rates.items() if "product" in what}
@@ -186,6 +223,7 @@ def main():
         low, middle, high = statistics.quantiles(values, n=4)
         first = statistics.median(next(v for (w, _), v in rates.items() if w == what))
         unit, scale = ("GFLOP/s", 1e9) if "product" in what else ("images/s", 1)
+        unit = "kernels/s" if "Muon" in what else unit
         share = ""
         if what.startswith("train"):
             used = middle * count_flops(what.split()[1])
