@@ -65,14 +65,14 @@ def test_two_processes_make_the_same_steps_as_one(tmp_path):
 
 
 def test_batch_norm_takes_each_process_its_own_share(tmp_path):
-    narrow = ("--model", "resnet18", "--width", 4, "--epochs", 1, "--batch-size", 16_000,
+    narrow = ("--model", "resnet18", "--width", 8, "--epochs", 1, "--batch-size", 16_000,
               "--pixels", 8, "--dropout", 0, "--augment", "none", "--name", "net")  # fmt: skip
     finish(launch(tmp_path, 2, *narrow))
     images, labels = data.load(DATA, train=True)
     index, _ = data.split_indices()
     order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    model = models.build_model("resnet18", width=4, dropout=0.0).train()
+    model = models.build_model("resnet18", width=8, dropout=0.0).train()
     losses = []
     for rank in range(2):
         mine = index[order[:16_000][rank::2]]

@@ -63,7 +63,7 @@ def test_suspected_labels_by_hand():
 
 
 def test_activation_maps_add_up_to_the_logits(real):
-    model = models.build_model("resnet18", width=4).eval()
+    model = models.build_model("resnet18", width=8).eval()
     images = real[0][:20]
     logits = evaluate.predict(model, images)
     classes = logits.argmax(1)
@@ -78,8 +78,8 @@ def test_activation_maps_add_up_to_the_logits(real):
 
 
 def test_explain_draws_everything(tmp_path, mlp_run):
-    model = models.build_model("resnet18", width=4)
-    config = {"model": "resnet18", "width": 4, "dropout": 0.0, "split_seed": 0}
+    model = models.build_model("resnet18", width=8)
+    config = {"model": "resnet18", "width": 8, "dropout": 0.0, "split_seed": 0}
     torch.save({"config": config, "epoch": 0, "model": model.state_dict()}, tmp_path / "net.pt")
     args = ("--out", tmp_path, "--tsne-images", 100)
     call("extras/explain.py", "--ckpt", tmp_path / "net.pt", *args)

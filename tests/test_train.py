@@ -135,7 +135,7 @@ def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
 
 PLAIN = ("--model", "mlp", "--recipe", "report", "--epochs", 3, "--ema", 0.99)
 TRICKS = ("--optimizer", "muon", "--muon-lr", 0.2, "--lr", 0.2, "--prune", 0.5)
-NARROW = ("--model", "resnet18", "--width", 4, "--recipe", "report", "--epochs", 2, "--pixels",
+NARROW = ("--model", "resnet18", "--width", 8, "--recipe", "report", "--epochs", 2, "--pixels",
           "8,10", "--batch-size", 500)  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(tmp_pat
     [
         ("--epochs", "0"), ("--epochs", "-3"), ("--epochs", "1e99"), ("--lr", "nan"),
         ("--lr", "-1"), ("--batch-size", "x"), ("--dropout", "1"), ("--padding", "-1"),
-        ("--threads", "-2"), ("--model", "vgg"), ("--recipe", "secret"),
+        ("--threads", "-2"), ("--width", "4"), ("--model", "vgg"), ("--recipe", "secret"),
     ],
 )  # fmt: skip
 def test_bad_value_is_refused_in_one_line(capsys, option, value):
