@@ -482,7 +482,8 @@ def read_ablation(path):
     """Average the rows of an ablation.csv over the seeds.
 
     The interval is that of Student's t with the standard deviation pooled over all changes of a
-    study, which a few seeds of one change alone could not tell.
+    study, which a few seeds of one change alone could not tell. Minutes compare within a processor
+    only: they are those of the study's most frequent one, NaN where it ran nothing.
 
     Returns:
         A list of dictionaries with study, change, accuracy, half (of the 95 % interval), minutes
@@ -490,21 +491,26 @@ def read_ablation(path):
     """
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    groups = {}
+    groups, places = {}, {}
     for row in rows:
-        values = float(row["val_accuracy"]), float(row["minutes"])
-        groups.setdefault((row["study"], row["change"]), []).append(values)
+        groups.setdefault((row["study"], row["change"]), []).append(row)
+        places.setdefault(row["study"], []).append(row["processor"])
     result = []
-    for (study, change), values in groups.items():
-        accuracy, minutes = np.array(values).T
-        others = [[a for a, _ in v] for (s, _), v in groups.items() if s == study]
+    for (study, change), mine in groups.items():
+        accuracy = np.array([float(row["val_accuracy"]) for row in mine])
+        place = max(places[study], key=places[study].count)
+        minutes = [float(row["minutes"]) for row in mine if row["processor"] == place]
+        others = [
+            [float(row["val_accuracy"]) for row in g] for (s, _), g in groups.items() if s == study
+        ]
         freedom = sum(len(a) - 1 for a in others)
         half = np.nan
         if freedom:
             variance = sum(np.var(a) * len(a) for a in others) / freedom
             half = stats.t.ppf(0.975, freedom) * np.sqrt(variance / len(accuracy))
         row = {"study": study, "change": change, "accuracy": accuracy.mean(), "half": half}
-        result.append(row | {"minutes": minutes.mean(), "seeds": len(accuracy)})
+        minutes = np.mean(minutes) if minutes else np.nan
+        result.append(row | {"minutes": minutes, "seeds": len(accuracy)})
     return result
 
 

@@ -71,11 +71,11 @@ def test_readme_shows_the_table_of_the_committed_results(tmp_path):
 
 
 def test_ablation_by_hand(tmp_path):
-    rows = ["study,change,seed,val_accuracy,minutes"]
-    rows += ["net,report,0,0.80,2", "net,report,1,0.82,4", "net,+ trick,0,0.90,1"]
+    rows = ["study,change,seed,val_accuracy,minutes,processor"]
+    rows += ["net,report,0,0.80,2,A", "net,report,1,0.82,9,B", "net,+ trick,0,0.90,1,A"]
     (tmp_path / "ablation.csv").write_text("\n".join(rows) + "\n")
     report, trick = analyze.read_ablation(tmp_path / "ablation.csv")
-    assert (report["accuracy"], report["minutes"], report["seeds"]) == pytest.approx((0.81, 3, 2))
+    assert (report["accuracy"], report["minutes"], report["seeds"]) == pytest.approx((0.81, 2, 2))
     # One degree of freedom: standard deviation 0.01·√2, t = 12.706.
     assert trick["half"] == pytest.approx(12.706 * 0.01 * 2**0.5, rel=1e-4)
     assert report["half"] == pytest.approx(12.706 * 0.01, rel=1e-4)

@@ -4,8 +4,9 @@ import json
 import re
 
 import matplotlib.image
+import pytest
 import torch
-from conftest import call
+from conftest import DATA, ROOT, call
 
 import data
 import evaluate
@@ -25,6 +26,18 @@ def test_publish_rounds_the_weights_and_judges_what_it_wrote(mlp_run, tmp_path):
     assert abs(float(accuracy) - 100 * full) < 0.2
     call("extras/publish.py", "--run", mlp_run, "--name", "net", "--weights", "--out", tmp_path)
     assert (tmp_path / "pretrained/README.md").read_text() == listing
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("pretrained/*.pt")), ids=lambda path: path.stem)
+def test_pretrained_weights_are_those_of_the_published_predictions(path):
+    model, _ = evaluate.load_checkpoint(path)
+    predictions = csv.DictReader((ROOT / f"results/{path.stem}/predictions.csv").open())
+    published = torch.tensor([int(row["predicted"]) for row in predictions])[:500]
+    images, _ = data.load(DATA, train=False)
+    answers = evaluate.predict(model, images[:500]).argmax(1)
+    assert (answers == published).sum() >= 498  # the published weights are rounded
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest in (ROOT / "pretrained/README.md").read_text()
 
 
 def test_publish_refuses_a_run_that_was_not_tested(tmp_path):
