@@ -226,7 +226,8 @@ def draw_loss(runs, folder):
         window = max(1, len(loss) // 60)
         smooth = np.convolve(loss, np.ones(window) / window, "valid")
         axis.plot(step[window - 1 :], smooth, **style, lw=1.8, label=run["name"])
-    axis.set(xlabel="step", ylabel="training loss (nats)", yscale="log")
+    axis.set(xlabel="step", ylabel="training loss (nats)", xscale="log", yscale="log")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("{x:g}")
     axis.set_title("Training loss by step (thin: mean of 25 steps; bold: moving average)")
@@ -245,7 +246,9 @@ def draw_accuracy(runs, folder):
             axis.plot(
                 run["log"]["epoch"], accuracy, **line_style(runs, run), **mark, label=run["name"]
             )
-        axis.set(xlabel="epoch", title={"train": "training", "val": "validation"}[kind])
+        title = {"train": "training", "val": "validation"}[kind]
+        axis.set(xlabel="epoch", title=title, xscale="log")  # runs of 8 epochs beside 400
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
     lowest = min(100 * best_validation(run) or 100 for run in runs)
     axes[0].set(ylabel="accuracy (%)", ylim=(max(0, lowest - 10), 100))
