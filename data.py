@@ -18,9 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchvision.datasets import FashionMNIST
 
-CLASSES = tuple(FashionMNIST.classes)
+CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+    "Ankle boot",
+)  # fmt: skip
 
 # MD5 of the uncompressed files: the same wherever they come from, unlike that of the .gz files.
 MD5 = {
@@ -76,6 +78,8 @@ def download(data_dir, from_debian=False):
     Raises:
         OSError: no source could be reached; the message says which files to put where.
     """
+    from torchvision.datasets import FashionMNIST  # noqa: PLC0415 (takes seconds, and only here)
+
     target = raw_folder(data_dir)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="download-", dir=data_dir) as tmp:

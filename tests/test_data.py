@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DATA, ROOT, call
+from torchvision.datasets import FashionMNIST
 from torchvision.transforms import functional as tv
 
 import data
@@ -20,6 +21,7 @@ RAW = data.raw_folder(DATA)
 
 
 def test_real_data(real):
+    assert list(data.CLASSES) == FashionMNIST.classes
     images, labels = real
     assert images.shape == (60_000, 28, 28) and images.dtype == torch.uint8
     assert labels.bincount().tolist() == [6_000] * 10
@@ -186,7 +188,7 @@ def test_failed_download_leaves_nothing_and_says_what_to_do(
 ):
     url, release = stalling_mirror
     release.set()  # the server hangs up in the middle of the first file
-    monkeypatch.setattr(data.FashionMNIST, "mirrors", [url])
+    monkeypatch.setattr(FashionMNIST, "mirrors", [url])
     with pytest.raises(OSError, match="could not be downloaded") as caught:
         data.load(tmp_path, train=True)
     assert all(f"{name}.gz" in str(caught.value) for name in data.MD5)
@@ -196,7 +198,10 @@ def test_failed_download_leaves_nothing_and_says_what_to_do(
 
 def test_killed_download_leaves_nothing_that_is_trusted(stalling_mirror, tmp_path):
     url, _ = stalling_mirror
-    code = f"import data; data.FashionMNIST.mirrors = ['{url}']; data.download({str(tmp_path)!r})"
+    code = (
+        f"import data, torchvision; torchvision.datasets.FashionMNIST.mirrors = ['{url}']; "
+        f"data.download({str(tmp_path)!r})"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.time() + 60
     while not list(Path(tmp_path).rglob("*.gz*")) and time.time() < deadline:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,8 +46,10 @@ def read_steps(run):
 
 def test_two_processes_make_the_same_steps_as_one(tmp_path):
     mlp = ("--model", "mlp", "--epochs", 1, "--batch-size", 1000, "--prune", 0.5)
-    for processes, name in ((0, "one"), (2, "two")):
-        finish(launch(tmp_path, processes, *mlp, "--name", name))
+    for process in [
+        launch(tmp_path, n, *mlp, "--name", name) for n, name in ((0, "one"), (2, "two"))
+    ]:
+        finish(process)
     one, two = (read_steps(tmp_path / name) for name in ("one", "two"))
     assert len(one) == 48 and two[:20] == pytest.approx(one[:20], abs=1e-5)
     texts = [(tmp_path / name / "log.csv").read_text() for name in ("one", "two")]
@@ -59,9 +62,13 @@ def test_two_processes_make_the_same_steps_as_one(tmp_path):
     checkpoint = torch.load(tmp_path / "two" / "last.pt", weights_only=True)
     checkpoint["state"].update(epoch=0, batch=0)
     torch.save(checkpoint, tmp_path / "two" / "last.pt")
-    finish(launch(tmp_path, 0, *mlp, "--name", "two", "--resume"))
-    torch.save(checkpoint, tmp_path / "two" / "last.pt")
-    finish(launch(tmp_path, 3, *mlp, "--name", "two", "--resume"))
+    shutil.copytree(tmp_path / "two", tmp_path / "other" / "two")
+    again = (*mlp, "--name", "two", "--resume")
+    for process in (
+        launch(tmp_path, 0, *again),
+        launch(tmp_path / "other", 3, *again),
+    ):
+        finish(process)
 
 
 def test_batch_norm_takes_each_process_its_own_share(tmp_path):

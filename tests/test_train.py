@@ -136,7 +136,7 @@ def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
 PLAIN = ("--model", "mlp", "--recipe", "report", "--epochs", 3, "--ema", 0.99)
 TRICKS = ("--optimizer", "muon", "--muon-lr", 0.2, "--lr", 0.2, "--prune", 0.5)
 NARROW = ("--model", "resnet18", "--width", 8, "--recipe", "report", "--epochs", 2, "--pixels",
-          "8,10", "--batch-size", 500)  # fmt: skip
+          "8,10", "--batch-size", 1000)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ NARROW = ("--model", "resnet18", "--width", 8, "--recipe", "report", "--epochs",
 )
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
     options = (*options, "--no-test", "--threads", 1, "--runs", tmp_path)
-    call("train.py", *options, "--name", "whole")
+    alone = start("train.py", *options, "--name", "whole")  # beside the other: on a thread each
     moments, resumed = random.Random(0), 0
     for _ in range(kills):
         process = start("train.py", *options, "--name", "killed", "--resume")
@@ -156,6 +156,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
         process.communicate()
     assert resumed, "no kill came before the end"
     call("train.py", *options, "--name", "killed", "--resume")
+    assert alone.communicate(timeout=240) and alone.returncode == 0
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert same_weights(read_weights(whole), read_weights(killed))
     assert read_log(whole) == read_log(killed)
