@@ -94,20 +94,34 @@ def workers(process):
     return [int(pid) for pid in found.stdout.split()]
 
 
-@pytest.mark.parametrize("restarts", [0, 1])
-def test_killed_process_ends_the_job_or_lets_it_go_on(tmp_path, restarts):
-    args = ("--model", "mlp", "--epochs", 3, "--batch-size", 500, "--name", "net")
-    process = launch(tmp_path, 2, *args, torchrun=("--max-restarts", restarts))
-    last = tmp_path / "net" / "last.pt"
-    while process.poll() is None and not last.exists():
+def test_killed_process_ends_the_job_or_lets_it_go_on(tmp_path):
+    jobs = []
+    for restarts in (0, 1):
+        folder = tmp_path / str(restarts)
+        folder.mkdir()
+        args = ("--model", "mlp", "--epochs", 5, "--batch-size", 500, "--name", "net")
+        options = (
+            "--max-restarts",
+            restarts,
+            "--master_port",
+            29_000 + os.getpid() % 500 + restarts,
+        )
+        process, last = launch(folder, 2, *args, torchrun=options), folder / "net" / "last.pt"
+        jobs.append((restarts, process, last))
+    running = list(jobs)
+    while running:
         time.sleep(0.01)
-    os.kill(workers(process)[1], signal.SIGKILL)
+        assert all(job[1].poll() is None for job in running), "a job ended before it was hit"
+        for job in [job for job in running if job[2].exists()]:
+            os.kill(workers(job[1])[1], signal.SIGKILL)
+            running.remove(job)
     killed = time.time()
-    _, err = process.communicate(timeout=120)
-    epochs = evaluate.load_checkpoint(last)[1]["epoch"]  # whole, whatever happened
-    if restarts:
-        assert process.returncode == 0, err
-        assert epochs == 3
-    else:
-        assert process.returncode != 0 and epochs < 3
-        assert time.time() - killed < 60
+    for restarts, process, last in jobs:
+        _, err = process.communicate(timeout=120)
+        epochs = evaluate.load_checkpoint(last)[1]["epoch"]  # whole, whatever happened
+        if restarts:
+            assert process.returncode == 0, err
+            assert epochs == 5
+        else:
+            assert process.returncode != 0 and epochs < 5
+            assert time.time() - killed < 60
