@@ -26,7 +26,7 @@ import train
 FILES = ("config.json", "log.csv", "steps.csv", "evaluation.json", "predictions.csv")
 HEADER = """# Trained weights
 
-`python evaluate.py --ckpt pretrained/resnet18.pt` judges them. Kernels and matrices are rounded to
+`python evaluate.py --ckpt pretrained/FILE` judges them. Kernels and matrices are rounded to
 float16, and the accuracy is that of the rounded weights.
 
 | file | test accuracy | MB | SHA-256 |
