@@ -258,10 +258,12 @@ class Muon(torch.optim.Optimizer):
         gram = (x @ x.T).to(matrix.dtype)
         norm2 = gram.trace() + 1e-14
         gram = gram / norm2
-        product = eye = torch.eye(len(x), dtype=gram.dtype, device=gram.device)
-        for _ in range(steps):
+        p = product = eye = torch.eye(len(x), dtype=gram.dtype, device=gram.device)
+        for step in range(steps):
+            if step > 0:
+                gram = p @ gram @ p
             p = a * eye + b * gram + c * gram @ gram
-            product, gram = p @ product, p @ gram @ p
+            product = p @ product
         return (product.to(self.dtype) @ x).to(matrix.dtype) / norm2.sqrt()
 
 

@@ -183,8 +183,8 @@ def main():
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.repeats < 2:
-        parser.error("--repeats must be at least 2")
+    if args.repeats < 3:
+        parser.error("--repeats must be at least 3")
     keep_freed_memory()
     device = evaluate.pick_device(args.device)
     dtype = torch.bfloat16 if has_native_bfloat16(device) else None

@@ -59,7 +59,7 @@ def test_ablation_adds_a_row_a_run_and_repeats_none(tmp_path):
 
 
 def test_bench_measures_and_writes_a_table(tmp_path):
-    call("extras/bench.py", "--models", "mlp", "--repeats", 2, "--out", tmp_path)
+    call("extras/bench.py", "--models", "mlp", "--repeats", 3, "--out", tmp_path)
     rows = list(csv.DictReader((tmp_path / "bench.csv").read_text().splitlines()))
     rate = {(row["what"], row["how"]): float(row["median"]) for row in rows}
     assert rate["data", "ours"] > 5 * rate["data", "DataLoader, 0 workers"]
