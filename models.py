@@ -30,15 +30,14 @@ class MLP(nn.Module):
 class Conv3x3(nn.Conv2d):
     """A 3×3 convolution, equal to the library's, that trains faster on a CPU where maps are tiny.
 
-    PyTorch's convolutions for the CPU (oneDNN) work on rows of pixels, and starve on 2×2 maps, in
-    bfloat16 on 4×4 maps, too. The same arithmetic as one matrix product of all 3×3 patches (Chetlur
-    et al. 2014, arXiv:1410.0759, section 3) is faster there if the channels are many.
+    PyTorch's convolutions for the CPU (oneDNN) work on rows of pixels, and starve on 2×2 maps. The
+    same arithmetic as one matrix product of all 3×3 patches (Chetlur et al. 2014, arXiv:1410.0759,
+    section 3) is faster there if the channels are many.
     """
 
     def forward(self, x):
         stride, size = self.stride[0], (x.shape[2] - 1) // self.stride[0] + 1
-        limit = 4 if torch.is_autocast_enabled("cpu") else 2
-        tiny = self.out_channels >= 256 and size <= limit and x.shape[2] == x.shape[3]
+        tiny = self.out_channels >= 256 and size <= 2 and x.shape[2] == x.shape[3]
         if not (tiny and self.training and x.device.type == "cpu"):
             return super().forward(x)
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # B×(H+2)×(W+2)×C

@@ -244,7 +244,10 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"].mul_(momentum).add_(p.grad)
                 update = p.grad.add(state["momentum"], alpha=momentum)  # Nesterov
                 p.mul_(len(p) ** 0.5 / p.norm())
-                p.sub_(self.orthogonalize(update.flatten(1)).view(p.shape), alpha=group["lr"])
+                # Channels last, as the kernels lie in memory, so that flattening copies nothing.
+                rows = update.permute(0, 2, 3, 1)
+                step = self.orthogonalize(rows.flatten(1)).view(rows.shape).permute(0, 3, 1, 2)
+                p.sub_(step, alpha=group["lr"])
 
     def orthogonalize(self, matrix, steps=3):
         """Bring all singular values of a matrix with rows ≤ columns near 1, by the quintic
@@ -258,13 +261,13 @@ class Muon(torch.optim.Optimizer):
         gram = (x @ x.T).to(matrix.dtype)
         norm2 = gram.trace() + 1e-14
         gram = gram / norm2
-        p = product = eye = torch.eye(len(x), dtype=gram.dtype, device=gram.device)
-        for step in range(steps):
-            if step > 0:
-                gram = p @ gram @ p
+        eye = torch.eye(len(x), dtype=gram.dtype, device=gram.device)
+        p = product = a * eye + b * gram + c * gram @ gram
+        for _ in range(steps - 1):
+            gram = p @ gram @ p
             p = a * eye + b * gram + c * gram @ gram
             product = p @ product
-        return (product.to(self.dtype) @ x).to(matrix.dtype) / norm2.sqrt()
+        return ((product / norm2.sqrt()).to(self.dtype) @ x).to(matrix.dtype)
 
 
 def prune_easy(losses, share, generator):

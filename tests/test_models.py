@@ -48,26 +48,21 @@ def test_shortcut_is_the_identity_where_shapes_agree():
     assert BasicBlock(8, 16, stride=2)(x).shape == (2, 16, 4, 4)
 
 
-@pytest.mark.parametrize(
-    ("size", "stride", "bfloat16"),
-    [(2, 1, False), (4, 2, False), (1, 1, False), (4, 1, True), (7, 2, True)],
-)
-def test_convolution_as_matrix_product_is_the_same_convolution(size, stride, bfloat16, monkeypatch):
+@pytest.mark.parametrize(("size", "stride"), [(2, 1), (4, 2), (1, 1)])
+def test_convolution_as_matrix_product_is_the_same_convolution(size, stride, monkeypatch):
     conv = Conv3x3(3, 256, 3, stride, padding=1, bias=False, dtype=torch.float64)
     conv.to(memory_format=torch.channels_last)
     x = torch.randn(5, 3, size, size, dtype=torch.float64, requires_grad=True)
     results = []
     for training in (False, True):  # the library's convolution; ours
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):  # leaves float64 as it is
-            out = conv.train(training)(x)
+        out = conv.train(training)(x)
         loss = (out * torch.linspace(0, 1, out.numel()).view(out.shape)).sum()
         results.append((out, *torch.autograd.grad(loss, (x, conv.weight))))
     for library, ours in zip(*results, strict=True):
         assert torch.allclose(ours, library, rtol=1e-10)
     # Training must really have taken the other way.
     monkeypatch.setattr(nn.Conv2d, "forward", None)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        conv(x)
+    conv(x)
 
 
 def test_dropout_only_while_training():
