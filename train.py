@@ -88,7 +88,7 @@ LOG_HEADER = (
 )
 ADVICE = "the last good state is kept in last.pt and best.pt; try a lower --lr in a new run"
 PRUNE_UNTIL = 0.875  # after this share of the epochs, --prune skips no image any more
-LOG_STEPS = 25  # a row of steps.csv is the mean loss over this many steps
+LOG_STEPS = 25  # a row of steps.csv is the mean loss over the images of this many steps
 SAVE_SECONDS = 300  # last.pt is written this often in the middle of an epoch, too
 
 
@@ -462,7 +462,9 @@ def main(argv=None):
     state = {"epoch": 0, "batch": 0, "step": 0, "best": -1.0, "seconds": 0.0, "log": 0, "steps": 0}
     losses = torch.full((len(images),), math.inf, device=device)  # of each image, for --prune
     losses_before = losses.clone()  # the same as they were at the beginning of the epoch
-    running = torch.zeros(3, device=device)  # this epoch's loss and hits; loss since the last row
+    # Weighted sums of loss and hits, and the weights' own: in this epoch, since the last row. With
+    # --prune, too, they estimate the means over all images, not over the harder ones that are kept.
+    running = torch.zeros(2, 3, device=device)
     if checkpoint:
         model.load_state_dict(checkpoint["model"])
         average.load_state_dict(checkpoint["average"])
@@ -572,9 +574,9 @@ def main(argv=None):
                 of_all = torch.zeros(len(whole), device=device)
                 of_all[rank::world] = loss.detach()
                 losses[whole] = add_up(of_all, world)
-            if weights is not None:
-                loss = weights[index] * loss
-            loss = loss.sum() * world / len(whole)  # the processes' mean is that of the batch
+            weight = torch.ones_like(loss) if weights is None else weights[index]
+            total = (weight * loss).sum()
+            loss = total * world / len(whole)  # the processes' mean is that of the batch
             model.zero_grad()
             loss.backward()
             for optimizer in optimizers:
@@ -585,12 +587,13 @@ def main(argv=None):
 
             # Sums stay on the device: reading each of them would make a GPU wait for the CPU.
             with torch.no_grad():
-                hits = (logits.argmax(1) == y).sum()
-                running += torch.stack([loss * len(whole) / world, hits, loss / world])
+                hits = (weight * (logits.argmax(1) == y)).sum()
+                running += torch.stack([total, hits, weight.sum()])
             bar.update(len(whole))
             if state["step"] % LOG_STEPS == 0:
-                recent = add_up(running[2].clone(), world).item() / LOG_STEPS
-                running[2] = 0
+                sums = add_up(running[1].clone(), world)
+                recent = (sums[0] / sums[2]).item()
+                running[1] = 0
                 if not math.isfinite(recent):
                     where = f"at step {state['step']}"
                     raise FloatingPointError(f"the loss is {recent} {where}; {ADVICE}")
@@ -613,9 +616,10 @@ def main(argv=None):
 
         evaluate.synchronize(device)
         train_seconds = time.perf_counter() - epoch_start
-        train_loss, train_hits, _ = (add_up(running.clone(), world) / len(order)).tolist()
+        sums = add_up(running[0].clone(), world)
+        train_loss, train_accuracy = (sums[:2] / sums[2]).tolist()
         bar.update(len(images) - len(order))  # those that were skipped
-        running[:2] = 0
+        running[0] = 0
         val_loss = val_accuracy = math.nan
         is_best = True  # without validation images the last epoch is taken
         if args.train_on == "split":
@@ -639,7 +643,7 @@ def main(argv=None):
             "pixels": sizes[epoch],
             "learning_rate": f"{optimizers[0].param_groups[0]['lr']:.6g}",
             "train_loss": f"{train_loss:.6f}",
-            "train_accuracy": f"{train_hits:.6f}",
+            "train_accuracy": f"{train_accuracy:.6f}",
             "val_loss": f"{val_loss:.6f}",
             "val_accuracy": f"{val_accuracy:.6f}",
             "seconds": f"{time.perf_counter() - epoch_start:.2f}",
@@ -658,7 +662,7 @@ def main(argv=None):
         )
         tqdm.write(
             f"epoch {epoch + 1:3d}/{args.epochs}: train loss {train_loss:.4f}, accuracy "
-            f"{100 * train_hits:.2f} %; {validated if args.train_on == 'split' else ''}"
+            f"{100 * train_accuracy:.2f} %; {validated if args.train_on == 'split' else ''}"
             f"{row['seconds']} s"
         )
     bar.close()
