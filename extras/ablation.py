@@ -50,7 +50,7 @@ STUDIES = {
         },
     ),
     "resnet18": (
-        {"model": "resnet18", "width": 16, "epochs": 12},
+        {"model": "resnet18", "width": 16, "epochs": 8},
         range(3),
         [
             ("padding 1", ("padding",), None),

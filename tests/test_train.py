@@ -133,6 +133,16 @@ def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
     assert "validation images" in call("evaluate.py", "--ckpt", best, "--split", "val", code=1)
 
 
+def test_pruned_epoch_logs_the_loss_of_all_images(tmp_path):
+    # With a learning rate of 0 nothing changes but the images that are looked at.
+    call("train.py", "--model", "mlp", "--epochs", 2, "--lr", 0, "--augment", "none", "--prune",
+         0.5, "--batch-size", 500, "--no-test", "--runs", tmp_path)  # fmt: skip
+    first, pruned = read_log(tmp_path / "mlp")[0]
+    assert int(first["step"]) == 96 and int(pruned["step"]) < 96 + 80
+    for column in ("train_loss", "train_accuracy"):
+        assert float(pruned[column]) == pytest.approx(float(first[column]), rel=0.03)
+
+
 PLAIN = ("--model", "mlp", "--recipe", "report", "--epochs", 3, "--ema", 0.99)
 TRICKS = ("--optimizer", "muon", "--muon-lr", 0.2, "--lr", 0.2, "--prune", 0.5)
 NARROW = ("--model", "resnet18", "--width", 8, "--recipe", "report", "--epochs", 2, "--pixels",
