@@ -101,6 +101,11 @@ def read_csv(path):
     return np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
 
 
+def describe_place(config):
+    """Where a run ran and in which precision: times compare where all of it is the same."""
+    return f"{config['device_name']}, {config['threads']} threads, {config['precision']}"
+
+
 def best_validation(run):
     """A run's highest validation accuracy at its last resolution, that of the test; 0 if it was
     trained on the validation images, too."""
@@ -414,7 +419,7 @@ def tabulate_models(runs, folder):
             "95 % interval": "",
             "batch-1 latency (report)": "",
             "images/s at batch 256": "",
-            "processor": f"{config['device_name']}, {config['threads']} threads",
+            "processor": describe_place(config),
         }
         if evaluation:
             low, high = (100 * x for x in evaluation["accuracy_95"])
@@ -460,7 +465,7 @@ def rank_in_leaderboard(runs, folder):
 def draw_front(runs, folder):
     """Test accuracy over training time of all tested runs, a marker for each processor."""
     runs = [run for run in runs if run["evaluation"]]
-    places = [f"{r['config']['device_name']}, {r['config']['threads']} threads" for r in runs]
+    places = [describe_place(run["config"]) for run in runs]
     figure, axis = plt.subplots(figsize=(9, 5.5))
     for run, place in zip(runs, places, strict=True):
         minutes, accuracy = run["log"]["seconds"].sum() / 60, 100 * run["evaluation"]["accuracy"]
