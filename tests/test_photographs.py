@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, call
+from conftest import DATA, ROOT, call
 from PIL import Image, ImageDraw
 
 import data
@@ -72,8 +72,8 @@ def test_dark_background_is_left_and_a_grey_one_becomes_black():
     assert light[14, 14] > 150 and light[14, 0] == 0
 
 
-def test_enlarged_test_images_keep_their_answer(mlp_run, tmp_path):
-    model, _ = evaluate.load_checkpoint(mlp_run / "best.pt")
+def test_enlarged_test_images_keep_their_answer(tmp_path):
+    model, _ = evaluate.load_checkpoint(ROOT / "pretrained" / "resnet18.pt")
     images, _ = data.load(DATA, train=False)
     images = images[:200]
     back = []
