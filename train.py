@@ -534,7 +534,7 @@ def main(argv=None):
         boxes = data.draw_boxes(len(images), args.erase, generator).to(device)
         if state["batch"] == 0:
             losses_before.copy_(losses)
-        weights = None
+        weights = torch.ones(len(images), device=device)
         if args.prune and epoch < PRUNE_UNTIL * args.epochs:
             kept, weights = prune_easy(losses_before, args.prune, generator)
             order = order[kept[order]]
@@ -574,7 +574,7 @@ def main(argv=None):
                 of_all = torch.zeros(len(whole), device=device)
                 of_all[rank::world] = loss.detach()
                 losses[whole] = add_up(of_all, world)
-            weight = torch.ones_like(loss) if weights is None else weights[index]
+            weight = weights[index]
             total = (weight * loss).sum()
             loss = total * world / len(whole)  # the processes' mean is that of the batch
             model.zero_grad()
