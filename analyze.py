@@ -490,8 +490,9 @@ def read_ablation(path):
     """Average the rows of an ablation.csv over the seeds.
 
     The interval is that of Student's t with the standard deviation pooled over all changes of a
-    study, which a few seeds of one change alone could not tell. Minutes compare within a processor
-    only: they are those of the study's most frequent one, NaN where it ran nothing.
+    study, which a few seeds of one change alone could not tell. Minutes compare only where
+    processor, threads and precision are the same: they are those of the study's most frequent
+    such place, NaN where nothing ran there.
 
     Returns:
         A list of dictionaries with study, change, accuracy, half (of the 95 % interval), minutes
@@ -501,13 +502,14 @@ def read_ablation(path):
         rows = list(csv.DictReader(file))
     groups, places = {}, {}
     for row in rows:
+        row["place"] = (row["processor"], row["threads"], row["precision"])
         groups.setdefault((row["study"], row["change"]), []).append(row)
-        places.setdefault(row["study"], []).append(row["processor"])
+        places.setdefault(row["study"], []).append(row["place"])
     result = []
     for (study, change), mine in groups.items():
         accuracy = np.array([float(row["val_accuracy"]) for row in mine])
         place = max(places[study], key=places[study].count)
-        minutes = [float(row["minutes"]) for row in mine if row["processor"] == place]
+        minutes = [float(row["minutes"]) for row in mine if row["place"] == place]
         others = [
             [float(row["val_accuracy"]) for row in g] for (s, _), g in groups.items() if s == study
         ]

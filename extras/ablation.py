@@ -25,7 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from train import RECIPES, REPORT
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADER = ("study", "change", "seed", "val_accuracy", "minutes", "epochs", "processor", "threads")
+HEADER = (
+    "study", "change", "seed", "val_accuracy", "minutes", "epochs", "processor", "threads",
+    "precision",
+)  # fmt: skip
 SGD = {"optimizer": "sgd", "lr": 0.1, "schedule": "triangle", "weight_decay": 5e-4}
 MUON = ("optimizer", "lr", "muon_lr", "batch_size")
 
@@ -110,7 +113,7 @@ def run(study, change, seed, options, args):
     final = [epoch for epoch in log if epoch["pixels"] == log[-1]["pixels"]]
     best = max(float(epoch["val_accuracy"]) for epoch in final)
     minutes = sum(float(epoch["seconds"]) for epoch in log) / 60
-    where = (config["device_name"], config["threads"])
+    where = (config["device_name"], config["threads"], config["precision"])
     return (study, change, seed, f"{best:.6f}", f"{minutes:.2f}", options["epochs"], *where)
 
 

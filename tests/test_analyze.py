@@ -70,9 +70,17 @@ def test_readme_shows_the_table_of_the_committed_results(tmp_path):
         assert chosen["val_accuracy"] == analyze.best_validation(run) and chosen["pixels"] == 28
 
 
+def test_readme_shows_the_tables_of_the_ablation(tmp_path):
+    analyze.draw_ablation(analyze.read_ablation(ROOT / "results/ablation.csv"), tmp_path)
+    readme = (ROOT / "README.md").read_text()
+    for table in tmp_path.glob("*.md"):
+        assert table.read_text() in readme, f"README.md has not the rows of {table.name}"
+
+
 def test_ablation_by_hand(tmp_path):
-    rows = ["study,change,seed,val_accuracy,minutes,processor"]
-    rows += ["net,report,0,0.80,2,A", "net,report,1,0.82,9,B", "net,+ trick,0,0.90,1,A"]
+    rows = ["study,change,seed,val_accuracy,minutes,processor,threads,precision"]
+    rows += ["net,report,0,0.80,2,A,1,float32", "net,report,1,0.82,9,A,1,bfloat16"]
+    rows += ["net,+ trick,0,0.90,1,A,1,float32"]
     (tmp_path / "ablation.csv").write_text("\n".join(rows) + "\n")
     report, trick = analyze.read_ablation(tmp_path / "ablation.csv")
     assert (report["accuracy"], report["minutes"], report["seeds"]) == pytest.approx((0.81, 2, 2))
