@@ -74,6 +74,7 @@ MODERN_RESNET = REPORT | {
     "weight_decay": 5e-4,
     "label_smoothing": 0.1,
     "padding": 1,
+    "erase": 0.5,
     "dropout": 0.0,
     "pixels": "16,20,24,28",
     "prune": 0.5,

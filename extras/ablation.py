@@ -60,6 +60,7 @@ STUDIES = {
             ("no dropout", ("dropout",), None),
             ("SGD, one cycle", SGD, {}),
             ("label smoothing 0.1", ("label_smoothing",), None),
+            ("random erasing 0.5", ("erase",), None),
             ("Muon", MUON, SGD | {"batch_size": 128, "muon_lr": 0.0}),
             ("resolution from 16 to 28", ("pixels",), None),
             ("pruning", ("prune",), None),
