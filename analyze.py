@@ -502,7 +502,7 @@ def read_ablation(path):
         rows = list(csv.DictReader(file))
     groups, places = {}, {}
     for row in rows:
-        row["place"] = (row["processor"], row["threads"], row["precision"])
+        row["place"] = describe_place(row | {"device_name": row["processor"]})
         groups.setdefault((row["study"], row["change"]), []).append(row)
         places.setdefault(row["study"], []).append(row["place"])
     result = []

@@ -77,9 +77,10 @@ def test_readme_shows_the_tables_of_the_ablation(tmp_path):
         assert table.read_text() in readme, f"README.md has not the rows of {table.name}"
 
 
-def test_ablation_by_hand(tmp_path):
+@pytest.mark.parametrize("elsewhere", ["B,1,float32", "A,2,float32", "A,1,bfloat16"])
+def test_ablation_by_hand(elsewhere, tmp_path):
     rows = ["study,change,seed,val_accuracy,minutes,processor,threads,precision"]
-    rows += ["net,report,0,0.80,2,A,1,float32", "net,report,1,0.82,9,A,1,bfloat16"]
+    rows += ["net,report,0,0.80,2,A,1,float32", f"net,report,1,0.82,9,{elsewhere}"]
     rows += ["net,+ trick,0,0.90,1,A,1,float32"]
     (tmp_path / "ablation.csv").write_text("\n".join(rows) + "\n")
     report, trick = analyze.read_ablation(tmp_path / "ablation.csv")
