@@ -3,7 +3,8 @@
     python analyze.py
 
 Reads every run below --runs (config.json, log.csv, steps.csv, evaluation.json, predictions.csv;
-no weights) and writes PNG figures and Markdown and CSV tables into --out.
+no weights) and writes PNG figures and Markdown and CSV tables into --out. Runs in a subfolder
+"trials" get a table of their own and a place in the figure of accuracy over time, no more.
 """
 
 import argparse
@@ -32,6 +33,9 @@ COLOURS = (
 SHORT = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
          "Boot")  # fmt: skip
 LINES = ("-", "--", ":", "-.")
+# What a config.json tells besides the recipe: the runs of one recipe share all the rest of it.
+NOT_THE_RECIPE = ("name", "seed", "git", "python", "torch", "device", "device_name", "threads",
+                  "processes", "resumed")  # fmt: skip
 
 # What the report gives for each model: parameters, latency in ms, test accuracy.
 REPORT = {
@@ -92,6 +96,20 @@ def find_runs(folders):
             continue
         runs.setdefault(folder.name, run)
     return sorted(runs.values(), key=lambda run: (MODELS.index(run["model"]), run["name"]))
+
+
+def group_seeds(runs):
+    """Put the runs of one recipe together: they differ by the seed and where they ran, no more.
+
+    Returns:
+        A dictionary from a label, such as "resnet18 (3 seeds)", to its runs, in their order.
+    """
+    groups = {}
+    for run in runs:
+        recipe = {k: v for k, v in run["config"].items() if k not in NOT_THE_RECIPE}
+        groups.setdefault(json.dumps(recipe, sort_keys=True), []).append(run)
+    seeds = (f" ({len(group)} seeds)" if len(group) > 1 else "" for group in groups.values())
+    return {g[0]["name"] + n: g for g, n in zip(groups.values(), seeds, strict=True)}
 
 
 def read_csv(path):
@@ -213,24 +231,33 @@ def draw_augmentation(images, folder):
 # ---- Figures 5 and 6: the training
 
 
-def line_style(runs, run):
-    """Colour by model, line by run, so that runs are told apart in greyscale, too."""
-    same_model = [r["name"] for r in runs if r["model"] == run["model"]]
-    colour = COLOURS[(1, 0, 6)[MODELS.index(run["model"])]]
-    colour = "#8a6d00" if run["model"] == "mlp" else colour
-    return {"color": colour, "ls": LINES[same_model.index(run["name"]) % len(LINES)]}
+def line_styles(runs):
+    """Colour by model, line by recipe, so that they are told apart in greyscale, too.
+
+    Yields:
+        Each run, its style, and its label: empty but for the first run of a recipe.
+    """
+    groups = group_seeds(runs)
+    for label, group in groups.items():
+        model = group[0]["model"]
+        same_model = [name for name, g in groups.items() if g[0]["model"] == model]
+        style = {
+            "color": {"mlp": "#8a6d00", "resnet18": COLOURS[0], "resnet34": COLOURS[6]}[model],
+            "ls": LINES[same_model.index(label) % len(LINES)],
+        }
+        for i, run in enumerate(group):
+            yield run, style, "" if i else label
 
 
 def draw_loss(runs, folder):
     """Figure 5: training loss by step, all runs together."""
     figure, axis = plt.subplots(figsize=(9, 5))
-    for run in (r for r in runs if r["steps"] is not None):
+    for run, style, label in line_styles([r for r in runs if r["steps"] is not None]):
         step, loss = run["steps"]["step"], run["steps"]["train_loss"]
-        style = line_style(runs, run)
         axis.plot(step, loss, color=style["color"], lw=0.5, alpha=0.25)
         window = max(1, len(loss) // 60)
         smooth = np.convolve(loss, np.ones(window) / window, "valid")
-        axis.plot(step[window - 1 :], smooth, **style, lw=1.8, label=run["name"])
+        axis.plot(step[window - 1 :], smooth, **style, lw=1.8, label=label)
     axis.set(xlabel="step", ylabel="training loss (nats)", xscale="log", yscale="log")
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.yaxis.set_major_formatter("{x:g}")
@@ -245,12 +272,10 @@ def draw_accuracy(runs, folder):
     """Figure 6: training and validation accuracy by epoch, all runs together."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), sharey=True)
     for axis, kind in zip(axes, ("train", "val"), strict=True):
-        for run in runs:
+        for run, style, label in line_styles(runs):
             accuracy = 100 * run["log"][f"{kind}_accuracy"]
             mark = {"marker": "o", "ms": 3} if len(accuracy) < 30 else {}
-            axis.plot(
-                run["log"]["epoch"], accuracy, **line_style(runs, run), **mark, label=run["name"]
-            )
+            axis.plot(run["log"]["epoch"], accuracy, **style, **mark, label=label)
         title = {"train": "training", "val": "validation"}[kind]
         axis.set(xlabel="epoch", title=title, xscale="log")  # runs of 8 epochs beside 400
         axis.xaxis.set_major_formatter("{x:g}")
@@ -401,7 +426,7 @@ def write_table(rows, folder, name):
     print(f"written: {folder / name}.md and .csv")
 
 
-def tabulate_models(runs, folder):
+def tabulate_models(runs, folder, name="models"):
     """The report's table of models beside what the runs measured."""
     rows = []
     for run in runs:
@@ -432,7 +457,28 @@ def tabulate_models(runs, folder):
                 "images/s at batch 256": f"{speed['large_batch_images_per_second']:,.0f}",
             }
         rows.append(row)
-    write_table(rows, folder, "models")
+    write_table(rows, folder, name)
+
+
+def tabulate_seeds(runs, folder):
+    """What recipes that were run with several seeds reach: mean, lowest and highest."""
+    rows = []
+    for label, group in group_seeds(runs).items():
+        tests = [100 * run["evaluation"]["accuracy"] for run in group if run["evaluation"]]
+        if len(tests) < 2:
+            continue
+        values = {
+            "training minutes": ([run["log"]["seconds"].sum() / 60 for run in group], "{:.1f}"),
+            "validation accuracy": ([100 * best_validation(run) for run in group], "{:.2f} %"),
+            "test accuracy": (tests, "{:.2f} %"),
+        }
+        row = {"recipe of": label}
+        for name, (numbers, form) in values.items():
+            mean, low, high = (form.format(f(numbers)) for f in (np.mean, min, max))
+            row[name] = f"{mean} ({low} to {high})"
+        rows.append(row)
+    if rows:
+        write_table(rows, folder, "seeds")
 
 
 def rank_in_leaderboard(runs, folder):
@@ -463,26 +509,42 @@ def rank_in_leaderboard(runs, folder):
 
 
 def draw_front(runs, folder):
-    """Test accuracy over training time of all tested runs, a marker for each processor."""
+    """Test error over training time of all tested runs, a marker for each processor."""
     runs = [run for run in runs if run["evaluation"]]
-    places = [describe_place(run["config"]) for run in runs]
-    figure, axis = plt.subplots(figsize=(9, 5.5))
-    for run, place in zip(runs, places, strict=True):
-        minutes, accuracy = run["log"]["seconds"].sum() / 60, 100 * run["evaluation"]["accuracy"]
-        marker = "oDs^v"[list(dict.fromkeys(places)).index(place) % 5]
-        axis.plot(minutes, accuracy, marker, color=line_style(runs, run)["color"], ms=7)
-        axis.annotate(run["name"], (minutes, accuracy), (7, -3), textcoords="offset points",
-                      fontsize=8)  # fmt: skip
-    for i, place in enumerate(dict.fromkeys(places)):
+    places = list(dict.fromkeys(describe_place(run["config"]) for run in runs))
+    figure, axis = plt.subplots(figsize=(10, 7))
+    axis.set(xscale="log", yscale="log")
+    labels = {}
+    for run, style, label in line_styles(runs):
+        minutes, error = run["log"]["seconds"].sum() / 60, 100 - 100 * run["evaluation"]["accuracy"]
+        marker = "oDs^v"[places.index(describe_place(run["config"])) % 5]
+        axis.plot(minutes, error, marker, color=style["color"], ms=6, alpha=0.8)
+        labels |= {label: (minutes, error)} if label else {}
+    for i, place in enumerate(places):
         axis.plot([], [], "oDs^v"[i % 5], color="grey", label=place)
     for value, name in ((94.9, "leaderboard: ResNet18"), (95.0, "report: ResNet18")):
-        axis.axhline(value, color="grey", ls="--" if value == 94.9 else ":", lw=1, label=name)
-    axis.set(xscale="log", xlabel="minutes of training", ylabel="test accuracy (%)")
+        line = "--" if value == 94.9 else ":"
+        axis.axhline(100 - value, color="grey", ls=line, lw=1, label=f"{name}, {value} %")
+    axis.set(xlabel="minutes of training", ylabel="test error (%)")
+    axis.margins(x=0.2, y=0.08)
+    axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
-    axis.set_title("Test accuracy over training time (times compare within a processor only)")
-    axis.margins(x=0.15)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    # Names from the lowest error up, each moved up as far as those below it need.
+    taken = []
+    to_screen, from_screen = axis.transData.transform, axis.transData.inverted().transform
+    for name, point in sorted(labels.items(), key=lambda item: item[1][1]):
+        x, y = to_screen(point)
+        while any(abs(x - x2) < 150 and abs(y - y2) < 13 for x2, y2 in taken):
+            y += 1
+        taken.append((x, y))
+        axis.annotate(name, point, from_screen((x + 12, y - 3)), fontsize=8,
+                      bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8},
+                      arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "grey"})  # fmt: skip
+    axis.set_title("Test error over training time (times compare within a processor only)")
     axis.grid(alpha=0.3, which="both")
-    axis.legend(loc="lower right", fontsize=8)
+    axis.legend(loc="upper right", fontsize=8)
     save(figure, folder, "front.png")
 
 
@@ -604,6 +666,7 @@ def main(argv=None):
     for path in (p for f in args.runs if (p := Path(f) / "ablation.csv").exists()):
         draw_ablation(read_ablation(path), folder)
     runs = find_runs(args.runs)
+    trials = find_runs([Path(folder) / "trials" for folder in args.runs])
     for model in MODELS:
         if not any(run["model"] == model for run in runs):
             print(f"{model}: left out, there is no run of it in {' or '.join(args.runs)}")
@@ -612,9 +675,12 @@ def main(argv=None):
     draw_loss(runs, folder)
     draw_accuracy(runs, folder)
     tabulate_models(runs, folder)
+    tabulate_seeds(runs, folder)
     rank_in_leaderboard(runs, folder)
-    if any(run["evaluation"] for run in runs):
-        draw_front(runs, folder)
+    if trials:
+        tabulate_models(trials, folder, "trials")
+    if any(run["evaluation"] for run in runs + trials):
+        draw_front(runs + trials, folder)
 
     judged = [r for r in runs if r["predictions"] is not None and args.run in (None, r["name"])]
     if not judged:

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import matplotlib.image
@@ -30,14 +31,19 @@ def test_without_a_run_the_data_figures_are_drawn(tmp_path):
 
 
 def test_with_a_run_everything_is_drawn(mlp_run, tmp_path):
-    said = call("analyze.py", "--runs", mlp_run.parent, "--out", tmp_path, "--tsne-images", 200)
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(mlp_run, tmp_path / "runs" / "mlp")
+    shutil.copytree(mlp_run, tmp_path / "runs" / "trials" / "shorter")
+    said = call("analyze.py", "--runs", tmp_path / "runs", "--out", tmp_path,
+                "--tsne-images", 200)  # fmt: skip
     drawn = {p.name for p in tmp_path.iterdir()}
     assert drawn >= DATA_FIGURES | RUN_FIGURES | TABLES
     assert len([name for name in drawn if name.startswith("fig8_")]) == 4
     check_figures(tmp_path, [name for name in drawn if name.endswith(".png")])
     assert "resnet18: left out" in said and "mlp: left out" not in said
     models = (tmp_path / "models.md").read_text()
-    assert "101,770 (1.2 M)" in models and "(85.1 %)" in models
+    assert "101,770 (1.2 M)" in models and "(85.1 %)" in models and "shorter" not in models
+    assert "| shorter |" in (tmp_path / "trials.md").read_text()
     board = (tmp_path / "leaderboard.md").read_text()
     assert "WRN40-4 | 96.70 %" in board and "| mlp |" in board
 
@@ -58,16 +64,35 @@ def test_first_folder_wins(mlp_run, tmp_path):
     assert len(run["log"]) == 1
 
 
-def test_readme_shows_the_table_of_the_committed_results(tmp_path):
-    runs = analyze.find_runs([ROOT / "results"])
+def test_readme_shows_the_tables_of_the_committed_results(tmp_path):
+    runs, trials = (analyze.find_runs([ROOT / "results" / sub]) for sub in ("", "trials"))
     analyze.tabulate_models(runs, tmp_path)
-    for readme in ("README.md", "README.zh-CN.md"):
-        assert (tmp_path / "models.md").read_text() in (ROOT / readme).read_text()
-    for run in runs:  # every published accuracy is that of the published predictions
+    analyze.tabulate_models(trials, tmp_path, "trials")
+    analyze.tabulate_seeds(runs, tmp_path)
+    english, chinese = ((ROOT / f"README{kind}.md").read_text() for kind in ("", ".zh-CN"))
+    assert (tmp_path / "models.md").read_text() in chinese
+    for table in tmp_path.glob("*.md"):
+        assert table.read_text() in english, f"README.md has not the rows of {table.name}"
+    for run in runs + trials:  # every published accuracy is that of the published predictions
         confusion = analyze.count_confusion(run["predictions"])
         assert confusion.trace() / confusion.sum() == run["evaluation"]["accuracy"]
         chosen = run["log"][run["evaluation"]["epoch"] - 1]
         assert chosen["val_accuracy"] == analyze.best_validation(run) and chosen["pixels"] == 28
+
+
+def test_seeds_of_one_recipe_are_averaged(mlp_run, tmp_path):
+    changes = {"a": ({}, 0.81), "b": ({"seed": 5, "git": "other"}, 0.8), "c": ({"lr": 0.5}, 0.7)}
+    for name, (options, accuracy) in changes.items():
+        shutil.copytree(mlp_run, tmp_path / name)
+        for file, new in (("config.json", options), ("evaluation.json", {"accuracy": accuracy})):
+            path = tmp_path / name / file
+            path.write_text(json.dumps(json.loads(path.read_text()) | new))
+    runs = analyze.find_runs([tmp_path])
+    groups = analyze.group_seeds(runs)
+    assert {label: len(group) for label, group in groups.items()} == {"a (2 seeds)": 2, "c": 1}
+    analyze.tabulate_seeds(runs, tmp_path)
+    (row,) = (tmp_path / "seeds.md").read_text().splitlines()[2:]
+    assert row.startswith("| a (2 seeds) |") and "| 80.50 % (80.00 % to 81.00 %) |" in row
 
 
 def test_readme_shows_the_tables_of_the_ablation(tmp_path):
