@@ -102,14 +102,16 @@ def group_seeds(runs):
     """Put the runs of one recipe together: they differ by the seed and where they ran, no more.
 
     Returns:
-        A dictionary from a label, such as "resnet18 (3 seeds)", to its runs, in their order.
+        A list of pairs: a label, such as "resnet18 (3 seeds)", and its runs, in their order.
     """
     groups = {}
     for run in runs:
         recipe = {k: v for k, v in run["config"].items() if k not in NOT_THE_RECIPE}
         groups.setdefault(json.dumps(recipe, sort_keys=True), []).append(run)
-    seeds = (f" ({len(group)} seeds)" if len(group) > 1 else "" for group in groups.values())
-    return {g[0]["name"] + n: g for g, n in zip(groups.values(), seeds, strict=True)}
+    return [
+        (group[0]["name"] + (f" ({len(group)} seeds)" if len(group) > 1 else ""), group)
+        for group in groups.values()
+    ]
 
 
 def read_csv(path):
@@ -129,6 +131,11 @@ def best_validation(run):
     trained on the validation images, too."""
     log = run["log"]
     return np.nan_to_num(log["val_accuracy"][log["pixels"] == log["pixels"][-1]]).max()
+
+
+def training_minutes(run):
+    """Time of all epochs of a run, validation included."""
+    return run["log"]["seconds"].sum() / 60
 
 
 def save(figure, folder, name):
@@ -237,14 +244,12 @@ def line_styles(runs):
     Yields:
         Each run, its style, and its label: empty but for the first run of a recipe.
     """
-    groups = group_seeds(runs)
-    for label, group in groups.items():
+    colours = {"mlp": "#8a6d00", "resnet18": COLOURS[0], "resnet34": COLOURS[6]}
+    recipes = dict.fromkeys(MODELS, 0)  # of each model, so far
+    for label, group in group_seeds(runs):
         model = group[0]["model"]
-        same_model = [name for name, g in groups.items() if g[0]["model"] == model]
-        style = {
-            "color": {"mlp": "#8a6d00", "resnet18": COLOURS[0], "resnet34": COLOURS[6]}[model],
-            "ls": LINES[same_model.index(label) % len(LINES)],
-        }
+        style = {"color": colours[model], "ls": LINES[recipes[model] % len(LINES)]}
+        recipes[model] += 1
         for i, run in enumerate(group):
             yield run, style, "" if i else label
 
@@ -277,7 +282,7 @@ def draw_accuracy(runs, folder):
             mark = {"marker": "o", "ms": 3} if len(accuracy) < 30 else {}
             axis.plot(run["log"]["epoch"], accuracy, **style, **mark, label=label)
         title = {"train": "training", "val": "validation"}[kind]
-        axis.set(xlabel="epoch", title=title, xscale="log")  # runs of 8 epochs beside 400
+        axis.set(xlabel="epoch", title=title, xscale="log")  # runs of 24 epochs beside 400
         axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
     lowest = min(100 * best_validation(run) or 100 for run in runs)
@@ -436,7 +441,7 @@ def tabulate_models(runs, folder, name="models"):
             "run": run["name"],
             "parameters (report)": f"{config['parameters']:,} ({parameters})",
             "epochs": f"{len(run['log'])} of {config['epochs']}",
-            "training minutes": f"{run['log']['seconds'].sum() / 60:.1f}",
+            "training minutes": f"{training_minutes(run):.1f}",
             "validation accuracy": f"{100 * best_validation(run):.2f} %"
             if best_validation(run)
             else "– (trained on all)",
@@ -463,12 +468,12 @@ def tabulate_models(runs, folder, name="models"):
 def tabulate_seeds(runs, folder):
     """What recipes that were run with several seeds reach: mean, lowest and highest."""
     rows = []
-    for label, group in group_seeds(runs).items():
-        tests = [100 * run["evaluation"]["accuracy"] for run in group if run["evaluation"]]
-        if len(tests) < 2:
+    for label, group in group_seeds([run for run in runs if run["evaluation"]]):
+        if len(group) < 2:
             continue
+        tests = [100 * run["evaluation"]["accuracy"] for run in group]
         values = {
-            "training minutes": ([run["log"]["seconds"].sum() / 60 for run in group], "{:.1f}"),
+            "training minutes": ([training_minutes(run) for run in group], "{:.1f}"),
             "validation accuracy": ([100 * best_validation(run) for run in group], "{:.2f} %"),
             "test accuracy": (tests, "{:.2f} %"),
         }
@@ -514,12 +519,12 @@ def draw_front(runs, folder):
     places = list(dict.fromkeys(describe_place(run["config"]) for run in runs))
     figure, axis = plt.subplots(figsize=(10, 7))
     axis.set(xscale="log", yscale="log")
-    labels = {}
+    labels = []
     for run, style, label in line_styles(runs):
-        minutes, error = run["log"]["seconds"].sum() / 60, 100 - 100 * run["evaluation"]["accuracy"]
+        minutes, error = training_minutes(run), 100 - 100 * run["evaluation"]["accuracy"]
         marker = "oDs^v"[places.index(describe_place(run["config"])) % 5]
         axis.plot(minutes, error, marker, color=style["color"], ms=6, alpha=0.8)
-        labels |= {label: (minutes, error)} if label else {}
+        labels += [(label, (minutes, error))] if label else []
     for i, place in enumerate(places):
         axis.plot([], [], "oDs^v"[i % 5], color="grey", label=place)
     for value, name in ((94.9, "leaderboard: ResNet18"), (95.0, "report: ResNet18")):
@@ -534,7 +539,7 @@ def draw_front(runs, folder):
     # Names from the lowest error up, each moved up as far as those below it need.
     taken = []
     to_screen, from_screen = axis.transData.transform, axis.transData.inverted().transform
-    for name, point in sorted(labels.items(), key=lambda item: item[1][1]):
+    for name, point in sorted(labels, key=lambda item: item[1][1]):
         x, y = to_screen(point)
         while any(abs(x - x2) < 150 and abs(y - y2) < 13 for x2, y2 in taken):
             y += 1

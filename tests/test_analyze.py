@@ -31,7 +31,6 @@ def test_without_a_run_the_data_figures_are_drawn(tmp_path):
 
 
 def test_with_a_run_everything_is_drawn(mlp_run, tmp_path):
-    (tmp_path / "runs").mkdir()
     shutil.copytree(mlp_run, tmp_path / "runs" / "mlp")
     shutil.copytree(mlp_run, tmp_path / "runs" / "trials" / "shorter")
     said = call("analyze.py", "--runs", tmp_path / "runs", "--out", tmp_path,
@@ -89,7 +88,7 @@ def test_seeds_of_one_recipe_are_averaged(mlp_run, tmp_path):
             path.write_text(json.dumps(json.loads(path.read_text()) | new))
     runs = analyze.find_runs([tmp_path])
     groups = analyze.group_seeds(runs)
-    assert {label: len(group) for label, group in groups.items()} == {"a (2 seeds)": 2, "c": 1}
+    assert {label: len(group) for label, group in groups} == {"a (2 seeds)": 2, "c": 1}
     analyze.tabulate_seeds(runs, tmp_path)
     (row,) = (tmp_path / "seeds.md").read_text().splitlines()[2:]
     assert row.startswith("| a (2 seeds) |") and "| 80.50 % (80.00 % to 81.00 %) |" in row
