@@ -109,9 +109,14 @@ def group_seeds(runs):
         recipe = {k: v for k, v in run["config"].items() if k not in NOT_THE_RECIPE}
         groups.setdefault(json.dumps(recipe, sort_keys=True), []).append(run)
     return [
-        (group[0]["name"] + (f" ({len(group)} seeds)" if len(group) > 1 else ""), group)
+        (group[0]["name"] + (f" ({n} seeds)" if (n := count_seeds(group)) > 1 else ""), group)
         for group in groups.values()
     ]
+
+
+def count_seeds(runs):
+    """How many different seeds some runs have."""
+    return len({run["config"]["seed"] for run in runs})
 
 
 def read_csv(path):
@@ -469,7 +474,7 @@ def tabulate_seeds(runs, folder):
     """What recipes that were run with several seeds reach: mean, lowest and highest."""
     rows = []
     for label, group in group_seeds([run for run in runs if run["evaluation"]]):
-        if len(group) < 2:
+        if count_seeds(group) < 2:
             continue
         tests = [100 * run["evaluation"]["accuracy"] for run in group]
         values = {

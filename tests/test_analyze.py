@@ -80,7 +80,12 @@ def test_readme_shows_the_tables_of_the_committed_results(tmp_path):
 
 
 def test_seeds_of_one_recipe_are_averaged(mlp_run, tmp_path):
-    changes = {"a": ({}, 0.81), "b": ({"seed": 5, "git": "other"}, 0.8), "c": ({"lr": 0.5}, 0.7)}
+    changes = {
+        "a": ({}, 0.81),
+        "b": ({"seed": 5, "git": "other"}, 0.8),
+        "c": ({"lr": 0.5}, 0.7),
+        "d": ({"lr": 0.5, "device_name": "other"}, 0.6),  # the seed of c on another machine
+    }
     for name, (options, accuracy) in changes.items():
         shutil.copytree(mlp_run, tmp_path / name)
         for file, new in (("config.json", options), ("evaluation.json", {"accuracy": accuracy})):
@@ -88,7 +93,7 @@ def test_seeds_of_one_recipe_are_averaged(mlp_run, tmp_path):
             path.write_text(json.dumps(json.loads(path.read_text()) | new))
     runs = analyze.find_runs([tmp_path])
     groups = analyze.group_seeds(runs)
-    assert {label: len(group) for label, group in groups} == {"a (2 seeds)": 2, "c": 1}
+    assert {label: len(group) for label, group in groups} == {"a (2 seeds)": 2, "c": 2}
     analyze.tabulate_seeds(runs, tmp_path)
     (row,) = (tmp_path / "seeds.md").read_text().splitlines()[2:]
     assert row.startswith("| a (2 seeds) |") and "| 80.50 % (80.00 % to 81.00 %) |" in row
