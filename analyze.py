@@ -529,7 +529,8 @@ def draw_front(runs, folder):
         minutes, error = training_minutes(run), 100 - 100 * run["evaluation"]["accuracy"]
         marker = "oDs^v"[places.index(describe_place(run["config"])) % 5]
         axis.plot(minutes, error, marker, color=style["color"], ms=6, alpha=0.8)
-        labels += [(label, (minutes, error))] if label else []
+        if label:
+            labels.append((label, (minutes, error)))
     for i, place in enumerate(places):
         axis.plot([], [], "oDs^v"[i % 5], color="grey", label=place)
     for value, name in ((94.9, "leaderboard: ResNet18"), (95.0, "report: ResNet18")):
