@@ -537,7 +537,7 @@ def draw_front(runs, folder):
         line = "--" if value == 94.9 else ":"
         axis.axhline(100 - value, color="grey", ls=line, lw=1, label=f"{name}, {value} %")
     axis.set(xlabel="minutes of training", ylabel="test error (%)")
-    axis.margins(x=0.2, y=0.08)
+    axis.margins(x=0.25, y=0.08)
     axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_major_formatter("{x:g}")
