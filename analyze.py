@@ -599,13 +599,17 @@ def read_ablation(path):
 
 def draw_ablation(rows, folder):
     """Table and figure, one for each study, of what each change of the recipe gives."""
+
+    def interval(row):
+        return "" if np.isnan(row["half"]) else f" ± {100 * row['half']:.2f}"
+
     for study in dict.fromkeys(row["study"] for row in rows):
         mine = [row for row in rows if row["study"] == study]
         table = [
             {
                 "": i,
                 "change": row["change"],
-                "validation accuracy": f"{100 * row['accuracy']:.2f} ± {100 * row['half']:.2f} %",
+                "validation accuracy": f"{100 * row['accuracy']:.2f}{interval(row)} %",
                 "minutes": f"{row['minutes']:.1f}",
                 "seeds": row["seeds"],
             }
@@ -630,7 +634,9 @@ def draw_ablation(rows, folder):
         right.set(xlabel="minutes of training, one thread", ylabel="validation accuracy (%)")
         left.grid(alpha=0.3)
         right.grid(alpha=0.3)
-        figure.suptitle(f"{study}: mean of {mine[0]['seeds']} seeds and 95 % interval")
+        seeds = max(row["seeds"] for row in mine)
+        title = f"mean of {seeds} seeds and 95 % interval" if seeds > 1 else "one seed"
+        figure.suptitle(f"{study}: {title}")
         save(figure, folder, f"ablation_{study}.png")
 
 

@@ -124,6 +124,13 @@ def test_ablation_by_hand(elsewhere, tmp_path):
     check_figures(tmp_path, ["ablation_net.png"])
 
 
+def test_ablation_of_one_seed_has_no_interval(tmp_path):
+    row = {"study": "net", "change": "report", "accuracy": 0.9, "half": np.nan}
+    analyze.draw_ablation([row | {"minutes": 1.0, "seeds": 1}], tmp_path)
+    assert "| 1 | report | 90.00 % | 1.0 | 1 |" in (tmp_path / "ablation_net.md").read_text()
+    check_figures(tmp_path, ["ablation_net.png"])
+
+
 def test_calibration_error_by_hand():
     rows = [(0, 0, 0.9), (0, 1, 0.9), (1, 1, 0.65), (1, 1, 0.65)]
     predictions = np.array(rows, [("true", float), ("predicted", float), ("probability", float)])
