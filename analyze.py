@@ -106,8 +106,7 @@ def group_seeds(runs):
     """
     groups = {}
     for run in runs:
-        recipe = {k: v for k, v in run["config"].items() if k not in NOT_THE_RECIPE}
-        groups.setdefault(json.dumps(recipe, sort_keys=True), []).append(run)
+        groups.setdefault(describe_recipe(run["config"]), []).append(run)
     return [
         (group[0]["name"] + (f" ({n} seeds)" if (n := count_seeds(group)) > 1 else ""), group)
         for group in groups.values()
@@ -129,6 +128,12 @@ def read_csv(path):
 def describe_place(config):
     """Where a run ran and in which precision: times compare where all of it is the same."""
     return f"{config['device_name']}, {config['threads']} threads, {config['precision']}"
+
+
+def describe_recipe(config, without=()):
+    """All that a config.json tells of a run's recipe, as text, but for some of its options."""
+    left_out = (*NOT_THE_RECIPE, *without)
+    return json.dumps({k: v for k, v in config.items() if k not in left_out}, sort_keys=True)
 
 
 def best_validation(run):
@@ -519,44 +524,64 @@ def rank_in_leaderboard(runs, folder):
 
 
 def draw_front(runs, folder):
-    """Test error over training time of all tested runs, a marker for each processor."""
+    """Test error over training time of all tested runs, MLPs beside ResNets; a marker for each
+    processor, a line through what differs in nothing but the number of epochs (means of the seeds).
+    """
     runs = [run for run in runs if run["evaluation"]]
     places = list(dict.fromkeys(describe_place(run["config"]) for run in runs))
-    figure, axis = plt.subplots(figsize=(10, 7))
-    axis.set(xscale="log", yscale="log")
-    labels = []
+    mlps = [run for run in runs if run["model"] == "mlp"]
+    resnets = [run for run in runs if run["model"] != "mlp"]
+    panels = [panel for panel in (mlps, resnets) if panel]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(11 if len(panels) == 2 else 8, 6.5), squeeze=False,
+        width_ratios=[1, 2.2][-len(panels) :], layout="constrained",
+    )  # fmt: skip
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        draw_front_panel(panel, places, axis)
+    for i, place in enumerate(places):
+        axis.plot([], [], "oDs^v"[i % 5], color="grey", label=place)
+    axis.legend(loc="upper right", fontsize=8)
+    figure.suptitle("Test error over training time (times compare within a processor only)")
+    save(figure, folder, "front.png")
+
+
+def draw_front_panel(runs, places, axis):
+    """One panel of the figure of error over time: points, lines, and the names beside them."""
+    axis.set(xscale="log", xlabel="minutes of training", ylabel="test error (%)")
+    labels, series = [], {}
     for run, style, label in line_styles(runs):
         minutes, error = training_minutes(run), 100 - 100 * run["evaluation"]["accuracy"]
+        key = describe_recipe(run["config"], ["epochs"]), describe_place(run["config"])
+        lengths = series.setdefault(key, {})
+        lengths.setdefault(run["config"]["epochs"], []).append((minutes, error))
         marker = "oDs^v"[places.index(describe_place(run["config"])) % 5]
         axis.plot(minutes, error, marker, color=style["color"], ms=6, alpha=0.8)
         if label:
             labels.append((label, (minutes, error)))
-    for i, place in enumerate(places):
-        axis.plot([], [], "oDs^v"[i % 5], color="grey", label=place)
-    for value, name in ((94.9, "leaderboard: ResNet18"), (95.0, "report: ResNet18")):
-        line = "--" if value == 94.9 else ":"
-        axis.axhline(100 - value, color="grey", ls=line, lw=1, label=f"{name}, {value} %")
-    axis.set(xlabel="minutes of training", ylabel="test error (%)")
-    axis.margins(x=0.25, y=0.08)
+    for lengths in series.values():
+        means = [np.mean(points, axis=0) for _, points in sorted(lengths.items())]
+        axis.plot(*np.array(means).T, color="grey", lw=0.8, zorder=1)
+    if runs[0]["model"] != "mlp":
+        for value, name, line in ((94.9, "leaderboard", "--"), (95.0, "report", ":")):
+            label = f"{name}: ResNet18, {value} %"
+            axis.axhline(100 - value, color="grey", ls=line, lw=1, label=label)
+    axis.margins(x=0.5, y=0.15)  # room for names and the legend
     axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
+    axis.grid(alpha=0.3, which="both")
     # Names from the lowest error up, each moved up as far as those below it need.
-    taken = []
+    axis.figure.draw_without_rendering()  # the layout, which the positions on the screen depend on
     to_screen, from_screen = axis.transData.transform, axis.transData.inverted().transform
+    taken = []
     for name, point in sorted(labels, key=lambda item: item[1][1]):
         x, y = to_screen(point)
-        while any(abs(x - x2) < 150 and abs(y - y2) < 13 for x2, y2 in taken):
+        while any(-6 * len(name) < x - x2 < 6 * n2 and abs(y - y2) < 13 for x2, y2, n2 in taken):
             y += 1
-        taken.append((x, y))
+        taken.append((x, y, len(name)))
         axis.annotate(name, point, from_screen((x + 12, y - 3)), fontsize=8,
                       bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8},
                       arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "grey"})  # fmt: skip
-    axis.set_title("Test error over training time (times compare within a processor only)")
-    axis.grid(alpha=0.3, which="both")
-    axis.legend(loc="upper right", fontsize=8)
-    save(figure, folder, "front.png")
 
 
 def read_ablation(path):
