@@ -591,8 +591,8 @@ def read_ablation(path):
 
     The interval is that of Student's t with the standard deviation pooled over all changes of a
     study, which a few seeds of one change alone could not tell. Minutes compare only where
-    processor, threads and precision are the same: they are those of the study's most frequent
-    such place, NaN where nothing ran there.
+    processor, threads and precision are the same: they are the median of those of the study's most
+    frequent such place, NaN where nothing ran there.
 
     Returns:
         A list of dictionaries with study, change, accuracy, half (of the 95 % interval), minutes
@@ -619,7 +619,7 @@ def read_ablation(path):
             variance = sum(np.var(a) * len(a) for a in others) / freedom
             half = stats.t.ppf(0.975, freedom) * np.sqrt(variance / len(accuracy))
         row = {"study": study, "change": change, "accuracy": accuracy.mean(), "half": half}
-        minutes = np.mean(minutes) if minutes else np.nan
+        minutes = np.median(minutes) if minutes else np.nan
         result.append(row | {"minutes": minutes, "seeds": len(accuracy)})
     return result
 
