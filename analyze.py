@@ -448,11 +448,11 @@ def tabulate_models(runs, folder, name="models"):
         config, evaluation = run["config"], run["evaluation"]
         parameters, latency, accuracy = REPORT[run["model"]]
         given = (f" ({parameters})", f" ({latency} ms)", f" ({100 * accuracy:.1f} %)")
-        if config["width"] != 64:  # a network that the report has not
-            given = ("", "", "")
+        # The report has no networks of another width.
+        parameters, latency, accuracy = given if config["width"] == 64 else ("", "", "")
         row = {
             "run": run["name"],
-            "parameters (report)": f"{config['parameters']:,}{given[0]}",
+            "parameters (report)": f"{config['parameters']:,}{parameters}",
             "epochs": f"{len(run['log'])} of {config['epochs']}",
             "training minutes": f"{training_minutes(run):.1f}",
             "validation accuracy": f"{100 * best_validation(run):.2f} %"
@@ -468,9 +468,9 @@ def tabulate_models(runs, folder, name="models"):
             low, high = (100 * x for x in evaluation["accuracy_95"])
             speed = evaluation["latency"]
             row |= {
-                "test accuracy (report)": f"{100 * evaluation['accuracy']:.2f} %{given[2]}",
+                "test accuracy (report)": f"{100 * evaluation['accuracy']:.2f} %{accuracy}",
                 "95 % interval": f"{low:.2f} to {high:.2f}",
-                "batch-1 latency (report)": f"{speed['batch_1_ms']:.2f} ms{given[1]}",
+                "batch-1 latency (report)": f"{speed['batch_1_ms']:.2f} ms{latency}",
                 "images/s at batch 256": f"{speed['large_batch_images_per_second']:,.0f}",
             }
         rows.append(row)
@@ -530,7 +530,8 @@ def draw_front(runs, folder):
     processor, a line through what differs in nothing but the number of epochs (means of the seeds).
     """
     runs = [run for run in runs if run["evaluation"]]
-    places = list(dict.fromkeys(describe_place(run["config"]) for run in runs))
+    places = dict.fromkeys(describe_place(run["config"]) for run in runs)
+    markers = {place: "oDs^v"[i % 5] for i, place in enumerate(places)}
     mlps = [run for run in runs if run["model"] == "mlp"]
     resnets = [run for run in runs if run["model"] != "mlp"]
     panels = [panel for panel in (mlps, resnets) if panel]
@@ -539,25 +540,30 @@ def draw_front(runs, folder):
         width_ratios=[1, 2.2][-len(panels) :], layout="constrained",
     )  # fmt: skip
     for axis, panel in zip(axes.flat, panels, strict=True):
-        draw_front_panel(panel, places, axis)
-    for i, place in enumerate(places):
-        axis.plot([], [], "oDs^v"[i % 5], color="grey", label=place)
+        draw_front_panel(panel, markers, axis)
+    for place, marker in markers.items():
+        axis.plot([], [], marker, color="grey", label=place)
     axis.legend(loc="upper right", fontsize=8)
     figure.suptitle("Test error over training time (times compare within a processor only)")
     save(figure, folder, "front.png")
 
 
-def draw_front_panel(runs, places, axis):
-    """One panel of the figure of error over time: points, lines, and the names beside them."""
+def draw_front_panel(runs, markers, axis):
+    """One panel of the figure of error over time: points, lines, and the names beside them.
+
+    Args:
+        runs: tested runs.
+        markers: the marker of each place that ``describe_place`` names.
+        axis: empty axes, in the figure in which they stay.
+    """
     axis.set(xscale="log", xlabel="minutes of training", ylabel="test error (%)")
     labels, series = [], {}
     for run, style, label in line_styles(runs):
         minutes, error = training_minutes(run), 100 - 100 * run["evaluation"]["accuracy"]
-        key = describe_recipe(run["config"], ["epochs"]), describe_place(run["config"])
-        lengths = series.setdefault(key, {})
+        place = describe_place(run["config"])
+        lengths = series.setdefault((describe_recipe(run["config"], ["epochs"]), place), {})
         lengths.setdefault(run["config"]["epochs"], []).append((minutes, error))
-        marker = "oDs^v"[places.index(describe_place(run["config"])) % 5]
-        axis.plot(minutes, error, marker, color=style["color"], ms=6, alpha=0.8)
+        axis.plot(minutes, error, markers[place], color=style["color"], ms=6, alpha=0.8)
         if label:
             labels.append((label, (minutes, error)))
     for lengths in series.values():

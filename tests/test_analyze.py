@@ -116,9 +116,9 @@ def test_front_joins_runs_that_differ_by_their_epochs_alone(mlp_run):
         change(5, epochs=3 * epochs, lr=0.5),
         change(7, epochs=3 * epochs, device_name="another"),
     ]
-    places = [analyze.describe_place(run["config"]) for run in (runs[0], runs[-1])]
+    markers = {analyze.describe_place(run["config"]): "o" for run in runs}
     _, axis = analyze.plt.subplots()
-    analyze.draw_front_panel(runs, places, axis)
+    analyze.draw_front_panel(runs, markers, axis)
     (line,) = [line for line in axis.lines if len(line.get_xdata()) > 1]
     minutes = analyze.training_minutes(short)
     assert line.get_xdata() == pytest.approx([2 * minutes, 8 * minutes])
