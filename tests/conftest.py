@@ -1,8 +1,11 @@
-"""Shared by all tests: the scripts as subprocesses, the real data, and one short real run."""
+"""Shared by all tests: the scripts as processes, the real data, and one short real run."""
 
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,23 +15,47 @@ DATA = os.environ.get("FASHION_MNIST", str(ROOT / "data"))
 sys.path.insert(0, str(ROOT))
 
 
+# A script's start costs seconds, nearly all of them `import torch`. A server that has imported it
+# once, and has done nothing else, forks the process of each script that is run to its end.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torch", "torch.utils.tensorboard", "matplotlib.pyplot"])
+
+
+def command(script, args):
+    """The arguments of one of the scripts with the real data, the script first."""
+    words = [str(ROOT / script), *map(str, args)]
+    return words if script == "data.py" or "--data-dir" in args else [*words, "--data-dir", DATA]
+
+
 def start(script, *args, **options):
-    """Start one of the scripts with the real data; returns the running process."""
-    command = [sys.executable, ROOT / script, *map(str, args)]
-    if script != "data.py" and "--data-dir" not in args:
-        command += ["--data-dir", DATA]
+    """Start one of the scripts as a user does; returns the running process."""
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+        [sys.executable, *command(script, args)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def run_script(words, printed):
+    """In a forked process: the script as if it had been started, its output into a file."""
+    with open(printed, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = words
+    sys.path.insert(0, str(Path(words[0]).parent))
+    runpy.run_path(words[0], run_name="__main__")
 
 
 def call(script, *args, code=0):
     """Run one of the scripts to its end, check its exit code, return what it printed."""
-    process = start(script, *args)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == code, out + err
-    assert "Traceback" not in err
-    return out + err
+    with tempfile.NamedTemporaryFile() as printed:
+        process = FORKS.Process(target=run_script, args=(command(script, args), printed.name))
+        process.start()
+        process.join(timeout=240)
+        process.kill()  # does nothing where it has ended
+        text = printed.read().decode()
+    assert process.exitcode == code, text
+    assert "Traceback" not in text
+    return text
 
 
 @pytest.fixture(scope="session")
