@@ -543,7 +543,7 @@ def draw_front(runs, folder):
         draw_front_panel(panel, markers, axis)
     for place, marker in markers.items():
         axis.plot([], [], marker, color="grey", label=place)
-    axis.legend(loc="upper right", fontsize=8)
+    axis.legend(loc="lower left", fontsize=8)
     figure.suptitle("Test error over training time (times compare within a processor only)")
     save(figure, folder, "front.png")
 
