@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 # A script's start costs seconds, nearly all of them `import torch`. A server that has imported it
 # once, and has done nothing else, forks the process of each script that is run to its end.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "torch.utils.tensorboard", "matplotlib.pyplot"])
+FORKS.set_forkserver_preload(["pytest", "torch", "torch.utils.tensorboard", "matplotlib.pyplot"])
 
 
 def command(script, args):
@@ -41,7 +41,9 @@ def run_script(words, printed):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = words
-    sys.path.insert(0, str(Path(words[0]).parent))
+    # Not the tests' own path, on which a script would find what a user's start does not.
+    others = [folder for folder in sys.path if Path(folder) not in (ROOT, ROOT / "tests")]
+    sys.path[:] = [str(Path(words[0]).parent), *others]
     runpy.run_path(words[0], run_name="__main__")
 
 
