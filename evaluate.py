@@ -53,13 +53,18 @@ def synchronize(device):
 
 
 def describe_device(device):
-    """The name of the processor that computes, such as "NVIDIA H100" or "AMD EPYC"."""
+    """The name of the processor that computes: "NVIDIA H100", "AMD EPYC (family 26, model 2)".
+
+    Virtual machines give processors of very different speed one name; family and model do not.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+        if "model name" in cpu:
+            family, model = cpu.get("cpu family", "?"), cpu.get("model", "?")
+            return f"{cpu['model name']} (family {family}, model {model})"
     return platform.processor() or platform.machine()
 
 
