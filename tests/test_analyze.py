@@ -115,6 +115,7 @@ def test_front_joins_runs_that_differ_by_their_epochs_alone(mlp_run):
         change(8, epochs=2 * epochs),
         change(5, epochs=3 * epochs, lr=0.5),
         change(7, epochs=3 * epochs, device_name="another"),
+        change(2, device_name="a third") | {"name": "elsewhere"},
     ]
     markers = {analyze.describe_place(run["config"]): "o" for run in runs}
     _, axis = analyze.plt.subplots()
@@ -122,6 +123,8 @@ def test_front_joins_runs_that_differ_by_their_epochs_alone(mlp_run):
     (line,) = [line for line in axis.lines if len(line.get_xdata()) > 1]
     minutes = analyze.training_minutes(short)
     assert line.get_xdata() == pytest.approx([2 * minutes, 8 * minutes])
+    names = sorted(text.get_text() for text in axis.texts)
+    assert names == ["elsewhere", *3 * ["mlp"], "mlp (2 seeds)"]
     analyze.plt.close()
 
 
