@@ -557,17 +557,17 @@ def draw_front_panel(runs, markers, axis):
         axis: empty axes, in the figure in which they stay.
     """
     axis.set(xscale="log", xlabel="minutes of training", ylabel="test error (%)")
-    labels, series, named = [], {}, set()
+    labels, series = [], {}
     for run, style, label in line_styles(runs):
         minutes, error = training_minutes(run), 100 - 100 * run["evaluation"]["accuracy"]
         place = describe_place(run["config"])
         lengths = series.setdefault((describe_recipe(run["config"], ["epochs"]), place), {})
-        lengths.setdefault(run["config"]["epochs"], []).append((minutes, error))
-        axis.plot(minutes, error, markers[place], color=style["color"], ms=6, alpha=0.8)
+        points = lengths.setdefault(run["config"]["epochs"], [])
         # The first run of a recipe bears the recipe's name, the first on another processor its own.
-        if label or (place, describe_recipe(run["config"])) not in named:
+        if not points:
             labels.append((label or run["name"], (minutes, error)))
-        named.add((place, describe_recipe(run["config"])))
+        points.append((minutes, error))
+        axis.plot(minutes, error, markers[place], color=style["color"], ms=6, alpha=0.8)
     for lengths in series.values():
         means = [np.mean(points, axis=0) for _, points in sorted(lengths.items())]
         axis.plot(*np.array(means).T, color="grey", lw=0.8, zorder=1)
