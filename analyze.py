@@ -127,7 +127,9 @@ def read_csv(path):
 
 def describe_place(config):
     """Where a run ran and in which precision: times compare where all of it is the same."""
-    return f"{config['device_name']}, {config['threads']} threads, {config['precision']}"
+    # What a GPU does in a second hardly depends on the CPU's threads.
+    threads = f"{config['threads']} threads, " if config.get("device", "cpu") == "cpu" else ""
+    return f"{config['device_name']}, {threads}{config['precision']}"
 
 
 def describe_recipe(config, without=()):

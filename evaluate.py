@@ -24,6 +24,9 @@ import torch.nn.functional as F
 import data
 from models import build_model, count_parameters
 
+# float32 shall mean float32: by default NVIDIA GPUs round the operands of convolutions to 10 bits.
+torch.backends.cudnn.allow_tf32 = False
+
 
 def pick_device(name):
     """Return the ``torch.device`` of that name; "auto" takes CUDA, else MPS, else the CPU.

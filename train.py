@@ -376,6 +376,9 @@ def main(argv=None):
         raise ValueError(f"{world} processes are too many for batches of {args.batch_size}")
     if world > 1:
         if device.type == "cuda":
+            here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+            if here > gpus:
+                raise ValueError(f"{here} processes on {gpus} GPU(s): start one process for each")
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -28,7 +28,7 @@ def launch(tmp_path, processes, *args, torchrun=()):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", processes,
                     "--master_port", 29_500 + os.getpid() % 500, *torchrun, script]  # fmt: skip
     options = ("--recipe", "report", "--threads", 1, "--precision", "float32", "--no-test",
-               "--data-dir", DATA, "--runs", tmp_path)  # fmt: skip
+               "--device", "cpu", "--data-dir", DATA, "--runs", tmp_path)  # fmt: skip
     command = [*map(str, launcher), *map(str, options), *map(str, args)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
