@@ -538,14 +538,19 @@ def draw_front(runs, folder):
     resnets = [run for run in runs if run["model"] != "mlp"]
     panels = [panel for panel in (mlps, resnets) if panel]
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(11 if len(panels) == 2 else 8, 6.5), squeeze=False,
+        1, len(panels), figsize=(11 if len(panels) == 2 else 8, 7.5), squeeze=False,
         width_ratios=[1, 2.2][-len(panels) :], layout="constrained",
     )  # fmt: skip
+    last = axes.flat[-1]
+    for place, marker in markers.items():
+        last.plot([], [], marker, color="grey", label=place)
+    if resnets:
+        for value, name, line in ((94.9, "leaderboard", "--"), (95.0, "report", ":")):
+            label = f"{name}: ResNet18, {value} %"
+            last.axhline(100 - value, color="grey", ls=line, lw=1, label=label)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     for axis, panel in zip(axes.flat, panels, strict=True):
         draw_front_panel(panel, markers, axis)
-    for place, marker in markers.items():
-        axis.plot([], [], marker, color="grey", label=place)
-    axis.legend(loc="lower left", fontsize=8)
     figure.suptitle("Test error over training time (times compare within a processor only)")
     save(figure, folder, "front.png")
 
@@ -556,7 +561,7 @@ def draw_front_panel(runs, markers, axis):
     Args:
         runs: tested runs.
         markers: the marker of each place that ``describe_place`` names.
-        axis: empty axes, in the figure in which they stay.
+        axis: axes without points, in the figure in which they stay: names are placed by pixels.
     """
     axis.set(xscale="log", xlabel="minutes of training", ylabel="test error (%)")
     labels, series = [], {}
@@ -573,11 +578,7 @@ def draw_front_panel(runs, markers, axis):
     for lengths in series.values():
         means = [np.mean(points, axis=0) for _, points in sorted(lengths.items())]
         axis.plot(*np.array(means).T, color="grey", lw=0.8, zorder=1)
-    if runs[0]["model"] != "mlp":
-        for value, name, line in ((94.9, "leaderboard", "--"), (95.0, "report", ":")):
-            label = f"{name}: ResNet18, {value} %"
-            axis.axhline(100 - value, color="grey", ls=line, lw=1, label=label)
-    axis.margins(x=0.5, y=0.15)  # room for names and the legend
+    axis.margins(x=0.5, y=0.1)  # room for names
     axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")
