@@ -545,9 +545,10 @@ def draw_front(runs, folder):
     for place, marker in markers.items():
         last.plot([], [], marker, color="grey", label=place)
     if resnets:
-        for value, name, line in ((94.9, "leaderboard", "--"), (95.0, "report", ":")):
-            label = f"{name}: ResNet18, {value} %"
-            last.axhline(100 - value, color="grey", ls=line, lw=1, label=label)
+        others = (("leaderboard", dict(LEADERBOARD)["ResNet18"]), ("report", REPORT["resnet18"][2]))
+        for (name, accuracy), line in zip(others, ("--", ":"), strict=True):
+            label = f"{name}: ResNet18, {100 * accuracy:.1f} %"
+            last.axhline(100 - 100 * accuracy, color="grey", ls=line, lw=1, label=label)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     for axis, panel in zip(axes.flat, panels, strict=True):
         draw_front_panel(panel, markers, axis)
