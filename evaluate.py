@@ -1,20 +1,15 @@
-"""Judge a checkpoint: accuracy, errors and speed on the test (or validation) images.
+"""Evaluate a checkpoint: accuracy, errors and latency on the test (or validation) images.
 
     python evaluate.py --ckpt runs/mlp/best.pt
 
-Writes ``evaluation.json`` and ``predictions.csv`` next to the checkpoint.
+Writes ``evaluation.json`` and ``predictions.csv`` beside the checkpoint.
 """
 
 import argparse
-import csv
 import json
-import math
-import os
 import pickle
 import platform
 import statistics
-import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -22,300 +17,294 @@ import torch
 import torch.nn.functional as F
 
 import data
-from models import build_model, count_parameters
-
-# float32 shall mean float32: by default NVIDIA GPUs round the operands of convolutions to 10 bits.
-torch.backends.cudnn.allow_tf32 = False
-
-
-def pick_device(name):
-    """Return the ``torch.device`` of that name; "auto" takes CUDA, else MPS, else the CPU.
-
-    Raises:
-        ValueError: there is no such device on this machine.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}") from None
-    return device
-
-
-def synchronize(device):
-    """Wait until an accelerator has done what it was given, so that a clock reads the truth."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def describe_device(device):
-    """The name of the processor that computes: "NVIDIA H100", "AMD EPYC (family 26, model 2)".
-
-    Virtual machines give processors of very different speed one name; family and model do not.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
-        if "model name" in cpu:
-            family, model = cpu.get("cpu family", "?"), cpu.get("model", "?")
-            return f"{cpu['model name']} (family {family}, model {model})"
-    return platform.processor() or platform.machine()
-
-
-def load_checkpoint(path):
-    """Rebuild the model of a checkpoint, on the CPU and in evaluation mode.
-
-    Only tensors and plain values are unpickled (``weights_only=True``): a file that would run
-    code is refused.
-
-    Returns:
-        model: the network with the checkpoint's weights.
-        checkpoint: the whole dictionary, with the training options under "config".
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not a checkpoint of train.py, or its weights do not fit its model.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no checkpoint file {path}")
-    try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is not in PyTorch's file format, or is truncated")
-        with zipfile.ZipFile(path) as archive:  # PyTorch itself neither compresses nor checks CRCs
-            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                raise ValueError("it is compressed, which PyTorch's files never are")
-            if damaged := archive.testzip():
-                raise ValueError(f"its part {damaged} is damaged (wrong CRC-32)")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        config = checkpoint["config"]
-        model = build_model(config["model"], config["width"], config["dropout"])
-        model.load_state_dict(checkpoint["model"])
-    except pickle.UnpicklingError:  # PyTorch's message would advise to load it unsafely
-        raise ValueError(
-            f"{path} is refused: it holds more than tensors and plain values"
-        ) from None
-    except OSError:
-        raise
-    except Exception as error:  # a hostile file can make torch.load raise nearly anything
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a usable checkpoint of train.py: {reason}") from None
-    return model.eval(), checkpoint
+from models import MODELS, build_model, count_parameters
 
 
 @torch.no_grad()
-def predict(model, images, batch_size=256, autocast_dtype=None, pixels=28):
-    """Return the logits (float32, N×10, on the CPU) of uint8 images N×28×28.
+def predict(model, images, preprocessing, batch_size=500, dtype=None):
+    """Return the logits of images, in evaluation mode and without augmentation.
 
     Args:
-        model: network on any device; put into evaluation mode, left in the mode it was in.
-        images: uint8 tensor N×28×28, never augmented here.
-        batch_size: images per forward pass; does not change the result but for rounding.
-        autocast_dtype: run the network in this type (float32 if None).
-        pixels: resolution that the images are brought to.
+        model: network on any device; it is left in the mode it was in.
+        images: uint8 tensor N×28×28.
+        preprocessing: the arguments of ``data.preprocess`` that the network was trained with.
+        batch_size: images per forward pass; it changes the result by rounding at most.
+        dtype: type of the network's arithmetic (autocast); None for float32.
+
+    Returns:
+        float32 tensor N×10 on the CPU.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     logits = []
     for batch in images.split(batch_size):
-        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            x = data.resize(data.normalize(batch.to(device)), pixels)
+        x = data.preprocess(batch.to(device), **preprocessing)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
             logits.append(model(x).float().cpu())
     model.train(was_training)
     return torch.cat(logits)
-
-
-def wilson_interval(correct, n, z=1.96):
-    """95 % confidence interval of a proportion (Wilson 1927), as two numbers in [0, 1]."""
-    p = correct / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return centre - half, centre + half
 
 
 def score(logits, labels):
     """Compare logits N×10 with labels N.
 
     Returns:
-        A dictionary: n, accuracy, its 95 % interval, loss (mean cross-entropy, nats), per_class
-        (precision, recall, f1, support by class name) and confusion (rows are the true class).
+        A dictionary: n, accuracy, accuracy_95 (its 95 % Wilson interval), loss (mean
+        cross-entropy, nats), per_class (precision, recall, f1-score and support by class name)
+        and confusion (10×10 counts, one row per true class).
     """
-    predicted = logits.argmax(1)
-    confusion = torch.bincount(10 * labels + predicted, minlength=100).view(10, 10)
-    hits = confusion.diag().double()
-    support, claimed = confusion.sum(1), confusion.sum(0)
-    precision = hits / claimed.clamp(min=1)
-    recall = hits / support.clamp(min=1)
-    f1 = 2 * hits / (support + claimed).clamp(min=1)
-    correct, n = int(hits.sum()), len(labels)
+    from scipy.stats import binomtest  # noqa: PLC0415 (these two imports take a second)
+    from sklearn.metrics import classification_report, confusion_matrix  # noqa: PLC0415
+
+    n, predicted = len(labels), logits.argmax(1)
+    correct = int((predicted == labels).sum())
+    classes = {"labels": range(len(data.CLASSES)), "target_names": data.CLASSES}
+    report = classification_report(
+        labels, predicted, **classes, output_dict=True, zero_division=0.0
+    )
     return {
         "n": n,
         "accuracy": correct / n,
-        "accuracy_95": wilson_interval(correct, n),
+        "accuracy_95": list(binomtest(correct, n).proportion_ci(method="wilson")),
         "loss": F.cross_entropy(logits, labels).item(),
-        "per_class": {
-            name: {
-                "precision": precision[i].item(),
-                "recall": recall[i].item(),
-                "f1": f1[i].item(),
-                "support": support[i].item(),
-            }
-            for i, name in enumerate(data.CLASSES)
-        },
-        "confusion": confusion.tolist(),
+        "per_class": {name: report[name] for name in data.CLASSES},
+        "confusion": confusion_matrix(labels, predicted, labels=range(10)).tolist(),
     }
 
 
 @torch.no_grad()
-def measure_latency(model, images, batch_size=256):
-    """Time inference from uint8 images on the model's device to logits.
-
-    Each figure comes after a warm-up. Batch 1 is timed 100 times, the large batch as often as
-    fits into a second but at least three times.
+def measure_latency(model, images, preprocessing):
+    """Time inference on the model's device, from bytes to logits.
 
     Returns:
-        A dictionary: batch-1 median, 25th and 75th percentile in milliseconds, the median
-        images/s at ``batch_size``, and the device, its name and the number of CPU threads.
+        A dictionary: median and quartiles at batch 1 in milliseconds, images per second in a
+        batch of up to 256 images, and the device, its name and the number of CPU threads.
     """
-    device = next(model.parameters()).device
+    from torch.utils.benchmark import Timer  # noqa: PLC0415 (it warms up and synchronises)
 
-    def run(n):
-        synchronize(device)
-        start = time.perf_counter()
-        model(data.normalize(images[:n]))
-        synchronize(device)
-        return time.perf_counter() - start
+    device, threads = next(model.parameters()).device, torch.get_num_threads()
 
-    images = images[:batch_size].to(device)
-    for _ in range(20):
-        run(1)
-    single = [run(1) for _ in range(100)]
-    run(batch_size)
-    batched = [run(batch_size) for _ in range(3)]
-    while sum(batched) < 1:
-        batched.append(run(batch_size))
-    q1, median, q3 = statistics.quantiles(single, n=4)
+    def measure(batch):
+        names = {"model": model, "preprocess": data.preprocess, "x": batch, "p": preprocessing}
+        timer = Timer("model(preprocess(x, **p))", globals=names, num_threads=threads)
+        return timer.blocked_autorange(min_run_time=1).times  # seconds
+
+    images = images[:256].to(device)
+    q1, median, q3 = (1000 * t for t in statistics.quantiles(measure(images[:1]), n=4))
     return {
-        "batch_1_ms": 1000 * median,
-        "batch_1_ms_quartiles": (1000 * q1, 1000 * q3),
+        "batch_1_ms": median,
+        "batch_1_ms_quartiles": (q1, q3),
         "large_batch": len(images),
-        "large_batch_images_per_second": len(images) / statistics.median(batched),
+        "large_batch_images_per_second": len(images) / statistics.median(measure(images)),
         "device": device.type,
         "device_name": describe_device(device),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
     }
 
 
-def print_report(result):
-    """Print an evaluation as a person reads it."""
+def load_checkpoint(path):
+    """Rebuild the network of a checkpoint.
+
+    Returns:
+        model: the network with its weights, on the CPU and in evaluation mode.
+        checkpoint: the dictionary that was saved. "config" has the training options, "epoch" the
+            number of finished epochs, "preprocessing" the arguments of ``data.preprocess``.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or is not a checkpoint of train.py.
+    """
+    checkpoint = read_checkpoint(path)
+    config = checkpoint["config"]
+    model = build_model(config["model"], config["width"], config["dropout"])
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise data.UserError(
+            f"{path}: its weights do not fit {config['model']}: {reason}"
+        ) from None
+    return model.eval(), checkpoint
+
+
+def read_checkpoint(path):
+    """Read and check a checkpoint file, which may be damaged or hostile.
+
+    Only tensors and plain values are unpickled: no code in the file is run.
+
+    Raises:
+        UserError: as ``load_checkpoint``.
+    """
+    if not Path(path).is_file():
+        raise data.UserError(f"there is no checkpoint file {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch neither compresses nor verifies CRCs
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise data.UserError(f"{path} is compressed, which PyTorch's files never are")
+            if damaged := archive.testzip():
+                raise data.UserError(f"{path} is damaged: wrong CRC-32 in its part {damaged}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (data.UserError, OSError):
+        raise
+    except pickle.UnpicklingError:  # PyTorch's own message would recommend to load it unsafely
+        raise data.UserError(
+            f"{path} is refused: it holds more than tensors and plain values"
+        ) from None
+    except Exception as error:  # a damaged file can make both of them raise nearly anything
+        raise data.UserError(f"{path} is not a checkpoint, or is truncated ({error!r})") from None
+    keys = checkpoint.keys() if isinstance(checkpoint, dict) else ()
+    if not {"config", "model"} <= set(keys):
+        raise data.UserError(
+            f'{path} is not a checkpoint of train.py: it has no "config" and "model". Bare weights '
+            'can be wrapped: torch.save({"config": {"model": NAME, "width": 64, "dropout": 0.0}, '
+            '"epoch": 0, "model": state_dict}, FILE)'
+        )
+    config = checkpoint["config"]
+    if not isinstance(config, dict) or not {"model", "width", "dropout"} <= config.keys():
+        raise data.UserError(f'{path}: its "config" lacks "model", "width" or "dropout"')
+    if config["model"] not in MODELS:
+        raise data.UserError(f"{path}: no network {config['model']!r} in models.py")
+    for prefix in ("module.", "_orig_mod."):  # of DataParallel and of torch.compile
+        torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(checkpoint["model"], prefix)
+    checkpoint.setdefault("preprocessing", data.preprocessing())
+    return checkpoint
+
+
+def use_device(name="auto", threads=0):
+    """Return the device of that name, ready to compute; "auto" prefers an accelerator to the CPU.
+
+    Args:
+        name: "auto", "cpu", "cuda", "cuda:1", "mps" …
+        threads: CPU threads; 0 for PyTorch's choice.
+
+    Raises:
+        UserError: there is no such device on this machine.
+    """
+    # float32 must be float32: by default NVIDIA GPUs round the operands of convolutions to TF32.
+    torch.backends.cudnn.allow_tf32 = False
+    if threads:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise data.UserError(f"device {name!r} cannot be used here: {reason}") from None
+    return device
+
+
+def describe_device(device):
+    """Return the name of the processor: "NVIDIA H100", "AMD EPYC (family 26, model 2)".
+
+    Virtual machines give processors of very different speed one name; family and model differ.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = {}
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            cpu[key.strip()] = value.strip()
+    if "model name" in cpu:
+        family, model = cpu.get("cpu family", "?"), cpu.get("model", "?")
+        return f"{cpu['model name']} (family {family}, model {model})"
+    return platform.processor() or platform.machine()
+
+
+def has_native_bfloat16(device):
+    """Return whether the device multiplies bfloat16 matrices in hardware, not by emulation."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":  # a PyTorch without get_capabilities cannot tell
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return False
+
+
+def print_report(result, logits, labels):
+    """Print an evaluation as text."""
+    from sklearn.metrics import classification_report  # noqa: PLC0415
+
     low, high = result["accuracy_95"]
     print(f"{result['checkpoint']}: {result['model']}, {result['parameters']:,} parameters")
     print(
         f"{result['split']} accuracy {100 * result['accuracy']:.2f} % (95 % interval "
-        f"{100 * low:.2f} to {100 * high:.2f}), loss {result['loss']:.4f}, {result['n']:,} images"
+        f"{100 * low:.2f} to {100 * high:.2f}), loss {result['loss']:.4f}, {result['n']:,} images\n"
     )
-    if "accuracy_flip_tta" in result:
-        print(f"with the mirror images, too: {100 * result['accuracy_flip_tta']:.2f} %")
-    print(f"\n{'class':12} precision  recall      F1  support")
-    for name, c in result["per_class"].items():
-        print(
-            f"{name:12} {c['precision']:9.4f} {c['recall']:7.4f} {c['f1']:7.4f} {c['support']:8d}"
+    print(
+        classification_report(
+            labels, logits.argmax(1), labels=range(10), target_names=data.CLASSES, digits=4
         )
-    print("\nconfusion matrix (a row is a true class, a column a predicted one)")
+    )
+    print("confusion matrix (one row per true class, one column per predicted class)")
     for name, row in zip(data.CLASSES, result["confusion"], strict=True):
         print(f"{name:12}" + "".join(f"{count:6d}" for count in row))
-    t = result["latency"]
+    speed = result["latency"]
+    low, high = speed["batch_1_ms_quartiles"]
     print(
-        f"\nlatency at batch 1: {t['batch_1_ms']:.2f} ms (quartiles "
-        f"{t['batch_1_ms_quartiles'][0]:.2f} to {t['batch_1_ms_quartiles'][1]:.2f}); "
-        f"at batch {t['large_batch']}: {t['large_batch_images_per_second']:,.0f} images/s "
-        f"({t['device_name']}, {t['threads']} threads)"
+        f"\nlatency at batch 1: {speed['batch_1_ms']:.2f} ms (quartiles {low:.2f} to {high:.2f}); "
+        f"at batch {speed['large_batch']}: {speed['large_batch_images_per_second']:,.0f} images/s "
+        f"({speed['device_name']}, {speed['threads']} threads)"
     )
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        description="Judge a checkpoint on the test or validation images.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--ckpt", required=True, help="checkpoint written by train.py")
-    parser.add_argument("--split", choices=("test", "val"), default="test", help="images to use")
-    parser.add_argument("--flip-tta", action="store_true", help="also give the accuracy of the "
-        "mean of an image's and its mirror image's probabilities")  # fmt: skip
-    parser.add_argument("--images", nargs="+", help="judge these photographs, or the pictures in "
-        "these folders, instead of the data set")  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=256, help="images per forward pass")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
-    parser.add_argument("--data-dir", default="data", help="folder of the data set")
+    add = parser.add_argument
+    add("--ckpt", required=True, help="checkpoint written by train.py")
+    add("--split", choices=("test", "val"), default="test", help="images to evaluate on")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
+    add("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
+    add("--data-dir", default="data", help="folder of the data set")
     args = parser.parse_args(argv)
-    if args.batch_size < 1 or args.threads < 0:
-        parser.error("--batch-size must be at least 1 and --threads at least 0")
+    if args.threads < 0:
+        parser.error("--threads must be at least 0")
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = pick_device(args.device)
+    device = use_device(args.device, args.threads)
     model, checkpoint = load_checkpoint(args.ckpt)
     model.to(device)
-    if args.images:
-        from extras import photographs  # noqa: PLC0415 (needed by nobody else)
-
-        if failed := photographs.judge(model, args.images):
-            sys.exit(f"evaluate.py: {failed} of the photographs could not be judged")
-        return None
     images, labels = data.load(args.data_dir, train=args.split == "val")
-    index = torch.arange(len(images))
+    index = torch.arange(len(images))  # of each image in its file
     if args.split == "val":
         if checkpoint["config"].get("train_on") == "all":
-            raise ValueError(f"{args.ckpt} was trained on the validation images, too")
-        index = data.split_indices(seed=checkpoint["config"]["split_seed"])[1]
+            raise data.UserError(f"{args.ckpt} was trained on the validation images, too")
+        _, index = data.split_indices()
         images, labels = images[index], labels[index]
 
-    # float32 throughout, so that the published accuracy does not depend on the machine's types.
-    logits = predict(model, images, args.batch_size)
-    if args.flip_tta:
-        other = predict(model, images.flip(2), args.batch_size).softmax(1)
-        mirrored = ((logits.softmax(1) + other).argmax(1) == labels).double().mean().item()
+    # In float32 on every machine, so that the accuracy does not depend on the hardware.
+    preprocessing = checkpoint["preprocessing"]
+    logits = predict(model, images, preprocessing)
     result = {
         "checkpoint": str(args.ckpt),
         "model": checkpoint["config"]["model"],
         "epoch": checkpoint["epoch"],
         "split": args.split,
+        "pixels": preprocessing["pixels"],
         "parameters": count_parameters(model),
         **score(logits, labels),
-        **({"accuracy_flip_tta": mirrored} if args.flip_tta else {}),
-        "latency": measure_latency(model, images),
+        "latency": measure_latency(model, images, preprocessing),
     }
-    print_report(result)
+    print_report(result, logits, labels)
 
-    # best.pt gives evaluation.json; other checkpoints and splits do not overwrite it.
+    # best.pt gives evaluation.json; last.pt gives last-evaluation.json, --split val of it
+    # last-val-evaluation.json.
     path = Path(args.ckpt)
     prefix = "" if path.stem == "best" else f"{path.stem}-"
     prefix += "" if args.split == "test" else f"{args.split}-"
     result_path = path.with_name(f"{prefix}evaluation.json")
     predictions_path = path.with_name(f"{prefix}predictions.csv")
-    result_path.write_text(json.dumps(result, indent=1) + "\n")
+    data.write_file(result_path, (json.dumps(result, indent=1) + "\n").encode())
     confidence, predicted = logits.softmax(1).max(1)
-    with open(predictions_path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("index", "true", "predicted", "probability"))
-        for row in zip(index, labels, predicted, confidence, strict=True):
-            writer.writerow((*(int(x) for x in row[:3]), f"{row[3]:.4f}"))
+    columns = zip(index.tolist(), labels.tolist(), predicted.tolist(), confidence, strict=True)
+    names = ("index", "true", "predicted", "probability")
+    rows = [dict(zip(names, (*row, f"{p:.4f}"), strict=True)) for *row, p in columns]
+    data.write_csv(predictions_path, rows)
     print(f"written: {result_path} and {predictions_path}")
-    return result
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"evaluate.py: {error}")
+    data.run_script(main)

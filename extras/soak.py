@@ -1,104 +1,137 @@
-"""Kill trainings again and again, resume them, and compare them with one that was not killed.
+"""Kill trainings, resume them, and compare them with one that was not killed.
 
     make soak
 
-Each trial starts a short MLP run, kills it (SIGKILL: no chance to clean up) at a random moment or,
-every second time, in the middle of the writing of a checkpoint, goes on with --resume, and demands
-the very weights and log rows of the uninterrupted run.
+Each trial starts a short training of the MLP and kills it without warning (SIGKILL), either at a
+random moment or while a file is being written. Then it resumes the training. The weights and the
+logs must be exactly those of the training that was not killed.
 """
 
 import argparse
 import csv
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-TIMES = ("seconds", "images_per_second")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import data
+
+TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+TIMES = ("seconds", "images_per_second")  # columns of log.csv that differ between equal runs
 
 
-def command(args, runs, name):
+def command(run, args):
+    """Return the command that starts or resumes the training in the folder ``run``."""
     return [
-        sys.executable, ROOT / "train.py", "--model", "mlp", "--recipe", "report", "--no-test",
-        "--epochs", str(args.epochs), "--threads", "1", "--resume", "--data-dir", args.data_dir,
-        "--runs", str(runs), "--name", name,
+        sys.executable, TRAIN, "--model", "mlp", "--recipe", "report", "--no-test", "--resume",
+        "--epochs", str(args.epochs), "--threads", "1", "--data-dir", args.data_dir,
+        "--runs", run.parent, "--name", run.name,
     ]  # fmt: skip
 
 
-def outcome(run):
-    """What must be the same: the weights, and the logs without their times."""
-    with open(run / "log.csv", newline="") as file:
+def read_outcome(run):
+    """Return what must be equal: the rows of the logs without their times, and all weights."""
+    with open(run / "log.csv", newline="", encoding="utf-8") as file:
         rows = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+    steps = (run / "steps.csv").read_text(encoding="utf-8")
     best, last = (torch.load(run / f"{name}.pt", weights_only=True) for name in ("best", "last"))
-    weights = [*best["model"].values(), *last["model"].values()]
-    return rows, (run / "steps.csv").read_text(), weights
+    return rows, steps, [*best["model"].values(), *last["model"].values()]
 
 
-def same(one, other):
-    return one[:2] == other[:2] and all(
-        torch.equal(a, b) for a, b in zip(one[2], other[2], strict=True)
-    )
+def are_equal(one, other):
+    """Compare two results of ``read_outcome``."""
+    pairs = zip(one[2], other[2], strict=True)
+    return one[:2] == other[:2] and all(torch.equal(a, b) for a, b in pairs)
 
 
-def try_once(number, args, runs, whole):
-    """Start, kill, resume, compare; return whether all is the same, and where it was killed."""
-    moments, name = random.Random(number), f"trial-{number}"
-    run, start = runs / name, time.perf_counter()
-    process = subprocess.Popen(
-        command(args, runs, name), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    writes = moments.randrange(2 * args.epochs) if number % 2 else None
-    deadline = moments.uniform(0, whole["seconds"])
-    seen, before = 0, False
+def start_and_kill(run, moment, args):
+    """Start a training and kill it.
+
+    Args:
+        run: folder of the training.
+        moment: seconds after the start (a float), or how many files are written before the one
+            that is being written when the training is killed (an int).
+
+    Returns:
+        Where the training was killed, for the summary.
+    """
+    start, written, writing = time.perf_counter(), 0, set()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command(run, args), **quiet)
     while process.poll() is None:
-        writing = any((run / f"{file}.pt.tmp").exists() for file in ("last", "best"))
-        seen += writing and not before
-        before = writing
-        if seen > writes if writes is not None else time.perf_counter() - start > deadline:
+        before, writing = writing, {file.name for file in run.glob("*.tmp")}
+        written += len(writing - before)
+        passed = written if isinstance(moment, int) else time.perf_counter() - start
+        if passed > moment:
             break
-        time.sleep(0.0002)
-    process.send_signal(signal.SIGKILL)
+        time.sleep(0.001)
+    ended = process.poll() is not None
+    process.kill()
     process.wait()
-    torn = any(run.glob("*.tmp"))
-    again = subprocess.run(command(args, runs, name), capture_output=True, text=True, check=False)
-    good = again.returncode == 0 and same(outcome(run), whole["outcome"])
-    return good, "while writing" if torn else "elsewhere", again.stderr
+    if ended:
+        return "not at all, it was faster"
+    return "while writing a file" if any(run.glob("*.tmp")) else "elsewhere"
+
+
+def try_once(number, runs, unkilled, args):
+    """Kill and resume one training; return where it was killed and what is wrong afterwards."""
+    run, generator = runs / f"trial-{number}", random.Random(number)
+    if number % 2:  # in each epoch three or four files are written
+        moment = generator.randrange(3 * args.epochs)
+    else:
+        moment = generator.uniform(0, unkilled["seconds"])
+    place = start_and_kill(run, moment, args)
+    resumed = subprocess.run(
+        command(run, args), capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    if resumed.returncode:
+        return place, f"it could not be resumed: {resumed.stderr}"
+    return place, "" if are_equal(read_outcome(run), unkilled["outcome"]) else "the results differ"
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=100, help="trials, with one kill each")
-    parser.add_argument("--epochs", type=int, default=3, help="of each run")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trials at the same time")
-    parser.add_argument("--data-dir", default="data", help="folder of the data set")
+    number, add = data.number(int, 1, 10_000), parser.add_argument
+    add("--kills", type=number, default=100, help="number of trials, with one kill each")
+    add("--epochs", type=number, default=3, help="epochs of each training")
+    add("--jobs", type=number, default=os.cpu_count(), help="trials at the same time")
+    add("--data-dir", default="data", help="folder of the data set")
     args = parser.parse_args()
+
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         runs, start = Path(folder), time.perf_counter()
-        subprocess.run(command(args, runs, "whole"), check=True, capture_output=True)
+        first = subprocess.run(
+            command(runs / "unkilled", args), capture_output=True, text=True, encoding="utf-8",
+            check=False,
+        )  # fmt: skip
+        if first.returncode:
+            raise data.UserError(f"the training failed: {first.stderr.strip()}")
         seconds = time.perf_counter() - start
-        whole = {"outcome": outcome(runs / "whole"), "seconds": seconds}
-        good, places = 0, {}
+        unkilled = {"outcome": read_outcome(runs / "unkilled"), "seconds": seconds}
+        equal, places = 0, Counter()
         with ThreadPoolExecutor(args.jobs) as pool:
-            trials = pool.map(lambda n: try_once(n, args, runs, whole), range(args.kills))
-            for number, (same_as_whole, place, errors) in enumerate(trials):
-                good += same_as_whole
-                places[place] = places.get(place, 0) + 1
-                if not same_as_whole:
-                    print(f"trial {number}, killed {place}: differs\n{errors}", flush=True)
-    print(f"{good} of {args.kills} equal the uninterrupted run bit by bit; killed: {places}")
-    if good < args.kills:
-        sys.exit(1)
+            trials = pool.map(lambda n: try_once(n, runs, unkilled, args), range(args.kills))
+            for trial, (place, problem) in enumerate(trials):
+                equal += not problem
+                places[place] += 1
+                if problem:
+                    print(f"trial {trial}, killed {place}: {problem}", flush=True)
+    print(f"{equal} of {args.kills} are bit by bit equal to the training that was not killed")
+    print("killed " + ", ".join(f"{place}: {count}" for place, count in places.items()))
+    if equal < args.kills:
+        raise data.UserError(f"{args.kills - equal} trials failed")
 
 
 if __name__ == "__main__":
-    main()
+    data.run_script(main)

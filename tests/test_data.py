@@ -1,6 +1,6 @@
 import gzip
 import http.server
-import math
+import random
 import shutil
 import signal
 import subprocess
@@ -49,7 +49,7 @@ def test_augmentation_equals_torchvisions_pixel_for_pixel(real):
     offsets = torch.stack([rows.flatten(), columns.flatten()], 1)
     flips = flips.flatten().bool()
     images = real[0][: len(flips)]
-    ours = data.normalize(data.apply_augmentation(images, offsets, flips, padding=4))
+    ours = data.preprocess(data.crop_and_flip(images, offsets, flips, padding=4))
     for image, (row, column), flip, result in zip(images, offsets, flips, ours, strict=True):
         expected = tv.to_pil_image(image)
         expected = tv.crop(tv.pad(expected, 4), int(row), int(column), 28, 28)
@@ -59,9 +59,7 @@ def test_augmentation_equals_torchvisions_pixel_for_pixel(real):
 
 
 def test_draws_are_uniform_and_seeded():
-    draw = lambda seed: data.draw_augmentation(  # noqa: E731
-        81_000, "crop-flip", 4, torch.Generator().manual_seed(seed)
-    )
+    draw = lambda seed: data.draw_crops(81_000, 4, 0.5, torch.Generator().manual_seed(seed))  # noqa: E731
     offsets, flips = draw(0)
     counts = torch.bincount(9 * offsets[:, 0] + offsets[:, 1], minlength=81).double()
     chi_square = ((counts - 1000) ** 2 / 1000).sum()
@@ -93,31 +91,32 @@ def test_boxes_and_erase(real):
     assert abs(noise.mean() - 127.5) < 5 and noise.max() == 255
 
 
-def test_jitter_rotates_and_brightens_as_torchvision_does(real):
-    images = data.normalize(real[0][:20])
-    draws = torch.tensor([[math.radians(90), 1.0], [math.radians(-15), 0.8]]).repeat(10, 1)
-    result = data.jitter(images, draws)
-    assert torch.allclose(result[::2], images[::2].rot90(1, (2, 3)), atol=1e-5)
-    bilinear = tv.InterpolationMode.BILINEAR
-    expected = 0.8 * tv.rotate(images[1::2] + 1, -15, bilinear) - 1
-    assert torch.allclose(result[1::2], expected, atol=1e-4)
-    draws = data.draw_jitter(10_000, 30, 0.2, torch.Generator().manual_seed(0))
-    low, high = draws.aminmax(dim=0)
-    assert torch.allclose(torch.rad2deg(high[0]), torch.tensor(30.0), atol=0.1)
-    assert torch.allclose(torch.stack([-low[0], low[1], high[1]]),
-                          torch.tensor([math.radians(30), 0.8, 1.2]), atol=1e-3)  # fmt: skip
-
-
-def test_flip_and_none(real):
+def test_flips_and_crops_can_be_turned_off(real):
     images = real[0][:100]
     generator = torch.Generator().manual_seed(0)
-    offsets, flips = data.draw_augmentation(100, "flip", 4, generator)
-    flipped = data.apply_augmentation(images, offsets, flips, 4)
+    offsets, flips = data.draw_crops(100, 0, 0.5, generator)
+    flipped = data.crop_and_flip(images, offsets, flips, 0)
     assert 30 < flips.sum() < 70
     assert torch.equal(flipped[flips], images[flips].flip(2))
     assert torch.equal(flipped[~flips], images[~flips])
-    offsets, flips = data.draw_augmentation(100, "none", 4, generator)
-    assert torch.equal(data.apply_augmentation(images, offsets, flips, 4), images)
+    offsets, flips = data.draw_crops(100, 0, 0.0, generator)
+    assert torch.equal(data.crop_and_flip(images, offsets, flips, 0), images)
+
+
+def test_example_of_the_docstring(real):
+    image = real[0][:1]
+    moved = data.crop_and_flip(image, torch.tensor([[2, 0]]), torch.tensor([False]), padding=1)
+    assert torch.equal(moved[0, :-1, 1:], image[0, 1:, :-1])  # up by one, right by one
+    assert not moved[0, -1].any() and not moved[0, :, 0].any()
+
+
+def test_preprocess_resizes_as_torchvision_does(real):
+    images = real[0][:5]
+    small = data.preprocess(images, 16)
+    expected = tv.resize(data.preprocess(images), 16, antialias=True)
+    assert small.shape == (5, 1, 16, 16) and torch.allclose(small, expected, atol=1e-5)
+    other = data.preprocess(images, mean=0.3, std=0.2)
+    assert torch.allclose(other, (data.preprocess(images) / 2 + 0.5 - 0.3) / 0.2, atol=1e-5)
 
 
 @pytest.fixture
@@ -127,29 +126,39 @@ def copy(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "empty", "half a gzip"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "altered", "empty", "folder", "half a gzip", "web page", "noise"]
+)
 def test_damaged_file_is_named_and_refused(copy, damage):
     path = data.raw_folder(copy) / "train-labels-idx1-ubyte"
     content = bytearray(path.read_bytes())
-    if damage == "truncated":
-        path.write_bytes(content[:-1])
-    elif damage == "altered":
-        content[1000] ^= 1
-        path.write_bytes(content)
-    elif damage == "empty":
-        path.write_bytes(b"")
-    else:
-        path.unlink()
+    packed = bytearray(gzip.compress(content, 1))
+    path.unlink()
+    if damage in ("half a gzip", "web page", "noise"):
         path = path.with_name(path.name + ".gz")
-        compressed = gzip.compress(content)
-        path.write_bytes(compressed[: len(compressed) // 2])
-    with pytest.raises(ValueError, match=path.name):
-        data.load(copy, train=True)
     if damage == "altered":
-        runs = ("--data-dir", copy, "--runs", copy)
-        message = call("train.py", "--model", "mlp", *runs, code=1)
-        assert path.name in message and "delete it" in message
-        assert not (copy / "mlp").exists()
+        content[1000] ^= 1
+    if damage == "noise":  # within the compressed data, which zlib finds in many ways
+        packed[500:1500] = random.Random(0).randbytes(1000)
+    if damage == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(
+            {"truncated": content[:-1], "altered": content, "empty": b"",
+             "half a gzip": packed[: len(packed) // 2], "web page": b"<html>404</html>",
+             "noise": packed}[damage]
+        )  # fmt: skip
+    with pytest.raises(data.UserError, match=path.name):
+        data.load(copy, train=True)
+
+
+def test_damaged_test_set_is_found_before_the_training(copy):
+    path = data.raw_folder(copy) / "t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    options = ("--model", "mlp", "--data-dir", copy, "--runs", copy)
+    message = call("train.py", *options, code=1)
+    assert path.name in message and "delete it" in message and len(message.splitlines()) == 1
+    assert not (copy / "mlp").exists()
 
 
 def test_gzipped_files_are_read_as_they_are_distributed(copy):
@@ -189,7 +198,7 @@ def test_failed_download_leaves_nothing_and_says_what_to_do(
     url, release = stalling_mirror
     release.set()  # the server hangs up in the middle of the first file
     monkeypatch.setattr(FashionMNIST, "mirrors", [url])
-    with pytest.raises(OSError, match="could not be downloaded") as caught:
+    with pytest.raises(data.UserError, match="could not be downloaded") as caught:
         data.load(tmp_path, train=True)
     assert all(f"{name}.gz" in str(caught.value) for name in data.MD5)
     assert str(data.raw_folder(tmp_path)) in str(caught.value)
@@ -209,5 +218,5 @@ def test_killed_download_leaves_nothing_that_is_trusted(stalling_mirror, tmp_pat
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(Path(tmp_path).rglob("*.gz*")), "the download had not begun"
-    assert data.is_missing(tmp_path, data.MD5)
+    assert not data.all_present(tmp_path, data.MD5)
     assert not list(data.raw_folder(tmp_path).iterdir())

@@ -1,0 +1,86 @@
+"""Show our networks beside the data set's leaderboard, as a table and a chart.
+
+python extras/leaderboard.py
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import data
+from analyze import COLOURS, find_runs, open_folder, pick_runs, save, write_table
+
+# 15 of the 38 rows of the table "Benchmark" of github.com/zalandoresearch/fashion-mnist: the test
+# accuracies that their authors submitted, not verified by the maintainers of the data set. So they
+# give a scale, but no places.
+LEADERBOARD = (
+    ("WRN40-4", 0.967),
+    ("WRN-28-10 + Random Erasing", 0.963),
+    ("WRN-28-10", 0.959),
+    ("Dual path network", 0.957),
+    ("DenseNet-BC", 0.954),
+    ("DENSER", 0.953),
+    ("MobileNet", 0.950),
+    # In its code, github.com/kefth/fashion-mnist, layer4 is commented out.
+    ("ResNet18 (without layer4: 2.8 M parameters)", 0.949),
+    ("CNN, optional shortcuts + random erasing", 0.947),
+    ("2 Conv + 3 FC", 0.934),
+    ("HOG + SVM", 0.926),
+    ("2 Conv + pooling", 0.916),
+    ("XGBoost", 0.898),
+    ("MLP 256-128-100", 0.8833),
+    ("Human performance", 0.835),
+)
+
+
+def collect_entries(runs):
+    """Return name, test accuracy and source of the leaderboard's entries and of each network, with
+    the report's recipe and with ours; the highest accuracy first."""
+    tested = [run for run in runs if run.evaluation]
+    ours = [run for report in (True, False) for run in pick_runs(tested, report).values()]
+    entries = [(run.name, run.evaluation["accuracy"], "ours") for run in ours]
+    entries += [(name, accuracy, "leaderboard") for name, accuracy in LEADERBOARD]
+    return sorted(entries, key=lambda entry: -entry[1])
+
+
+def plot_leaderboard(entries, folder):
+    """A chart with one row per entry: circles for the leaderboard, diamonds for ours."""
+    figure, axis = plt.subplots(figsize=(9, 0.32 * len(entries) + 1))
+    for source, marker, colour in (("leaderboard", "o", COLOURS[0]), ("ours", "D", COLOURS[6])):
+        points = [(100 * e[1], y) for y, e in enumerate(entries) if e[2] == source]
+        for x, y in points:
+            label = source if y == points[0][1] else None  # in the legend once
+            axis.plot(x, y, marker, color=colour, ms=7, label=label)
+            axis.annotate(f"{x:.2f}", (x, y), (8, 0), textcoords="offset points", va="center")
+    axis.set_yticks(range(len(entries)), [name for name, *_ in entries])
+    axis.invert_yaxis()
+    axis.margins(x=0.1)
+    axis.set(xlabel="test accuracy (%)")
+    axis.set_title("Some entries of the data set's leaderboard (as submitted) and our networks")
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(loc="lower right")
+    save(figure, folder, "leaderboard.png")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--runs", nargs="+", default=["runs", "results"], help="folders of runs, first one first")
+    add("--out", default="figures", help="folder of the table and the chart")
+    args = parser.parse_args()
+    entries = collect_entries(find_runs(args.runs))
+    folder = open_folder(args.out)
+    keys = ("network", "test accuracy", "from")
+    rows = [(name, f"{100 * accuracy:.2f} %", source) for name, accuracy, source in entries]
+    write_table([dict(zip(keys, row, strict=True)) for row in rows], folder, "leaderboard")
+    plot_leaderboard(entries, folder)
+
+
+if __name__ == "__main__":
+    data.run_script(main)

@@ -1,0 +1,65 @@
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, call
+from test_analyze import check_figures
+
+sys.path.insert(0, str(ROOT / "extras"))
+
+import ablation
+
+import analyze
+
+HEADER = "study,change,seed,val_accuracy,minutes,processor,threads,precision"
+
+
+def write(path, *rows):
+    path.write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_draw_only(tmp_path):
+    printed = call("extras/ablation.py", "--draw", "--figures", tmp_path,
+                   "--out", ROOT / "results/ablation.csv")  # fmt: skip
+    for study in ("mlp", "resnet18"):
+        assert f"ablation_{study}.png" in printed
+        name = f"ablation_{study}.md"
+        published = (ROOT / "results/figures" / name).read_text(encoding="utf-8")
+        assert (tmp_path / name).read_text(encoding="utf-8") == published
+    check_figures(tmp_path, ["ablation_mlp.png", "ablation_resnet18.png"])
+
+
+@pytest.mark.parametrize("elsewhere", ["B,1,float32", "A,2,float32", "A,1,bfloat16"])
+def test_ablation_by_hand(elsewhere, tmp_path):
+    rows = ["net,report,0,0.80,2,A,1,float32", f"net,report,1,0.82,9,{elsewhere}"]
+    path = write(tmp_path / "ablation.csv", *rows, "net,+ trick,0,0.90,1,A,1,float32")
+    report, trick = analyze.read(path, ablation.average_seeds)
+    assert (report["accuracy"], report["minutes"], report["seeds"]) == pytest.approx((0.81, 2, 2))
+    # One degree of freedom: standard deviation 0.01·√2, t = 12.706.
+    assert trick["half"] == pytest.approx(12.706 * 0.01 * 2**0.5, rel=1e-4)
+    assert report["half"] == pytest.approx(12.706 * 0.01, rel=1e-4)
+    ablation.draw(path, tmp_path)
+    table = (tmp_path / "ablation_net.md").read_text(encoding="utf-8")
+    assert "| + trick | 90.00 ± 17.97 % | 1.0 | 1 |" in table
+    check_figures(tmp_path, ["ablation_net.png"])
+
+
+def test_one_seed_has_no_interval_and_another_place_no_minutes(tmp_path):
+    rows = ["net,report,0,0.9,1,A,1,float32", "net,+ a,0,0.8,1,A,1,float32"]
+    path = write(tmp_path / "ablation.csv", *rows, "net,+ b,0,0.7,2,B,1,float32")
+    rows = analyze.read(path, ablation.average_seeds)
+    assert all(np.isnan(row["half"]) for row in rows)
+    ablation.draw(path, tmp_path)
+    table = (tmp_path / "ablation_net.md").read_text(encoding="utf-8")
+    assert "| report | 90.00 % | 1.0 | 1 |" in table and "| + b | 70.00 % | – | 1 |" in table
+    check_figures(tmp_path, ["ablation_net.png"])
+
+
+@pytest.mark.parametrize("content", [None, "", "study;change\n", "study,change\nnet,report\n"])
+def test_unusable_csv_is_one_line(content, tmp_path):
+    path = tmp_path / "ablation.csv"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    printed = call("extras/ablation.py", "--draw", "--out", path, "--figures", tmp_path, code=1)
+    assert printed.startswith(f"ablation.py: {path}: ") and len(printed.splitlines()) == 1

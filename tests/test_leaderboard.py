@@ -1,0 +1,30 @@
+import sys
+
+from conftest import ROOT
+from test_analyze import check_figures
+
+sys.path.insert(0, str(ROOT / "extras"))
+
+import leaderboard
+
+import analyze
+
+
+def test_table_and_chart_show_the_leaderboard_and_each_network(tmp_path, monkeypatch):
+    words = ["--runs", str(ROOT / "results"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["leaderboard.py", *words])
+    leaderboard.main()
+    table = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    assert table == (ROOT / "results/figures/leaderboard.md").read_text(encoding="utf-8")
+    assert "| WRN40-4 | 96.70 % | leaderboard |" in table and "place" not in table
+    assert "| ResNet18 (without layer4: 2.8 M parameters) | 94.90 % | leaderboard |" in table
+    for model in analyze.REPORT:
+        assert f"| {model} |" in table and f"| {model}-report |" in table
+    check_figures(tmp_path, ["leaderboard.png"])
+
+
+def test_without_a_run_the_leaderboard_is_shown_alone(tmp_path):
+    entries = leaderboard.collect_entries(analyze.find_runs([tmp_path]))
+    assert len(entries) == len(leaderboard.LEADERBOARD)
+    leaderboard.plot_leaderboard(entries, analyze.open_folder(tmp_path))
+    check_figures(tmp_path, ["leaderboard.png"])
