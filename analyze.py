@@ -1,17 +1,16 @@
-"""Draw the report's figures and tabulate the runs, from what train.py and evaluate.py wrote.
+"""Draw the report's figures and tabulate its networks, from what train.py and evaluate.py wrote.
 
     python analyze.py
 
 Reads every run below --runs (config.json, log.csv, steps.csv, evaluation.json, predictions.csv; no
-weights) and writes figures (PNG) and tables (Markdown and CSV) into --out.
+weights) and writes figures (PNG) and a table (Markdown and CSV) into --out.
 """
 
 import argparse
 import csv
-import itertools
 import json
-from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -27,12 +26,7 @@ import data
 from models import MODELS
 
 RESULTS = Path(__file__).resolve().parent / "results"  # folder of the published runs
-# What the report gives for each network: parameters, latency, test accuracy.
-REPORT = {
-    "mlp": ("1.2 M", "0.8 ms", 0.851),
-    "resnet18": ("11.2 M", "3.2 ms", 0.950),
-    "resnet34": ("21.8 M", "1.6 ms", 0.949),
-}
+REPORT_ACCURACY = {"mlp": 0.851, "resnet18": 0.950, "resnet34": 0.949}  # on the test images
 # Class i has colour i in every figure; neighbours differ in lightness, too, for greyscale print.
 COLOURS = (
     "#1f4e9c", "#f2b134", "#2e8b57", "#e58fb1", "#7a4fa3",
@@ -40,133 +34,66 @@ COLOURS = (
 )  # fmt: skip
 SHORT = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
          "Boot")  # fmt: skip
-# A network that is not named here gets the next one of the other colours.
-NETWORK_COLOURS = defaultdict(
-    itertools.cycle(("#7a2f5d", "#8aa63f", "#c0392b", "#555555")).__next__,
-    {"mlp": "#b5651d", "resnet18": "#16407f", "resnet34": "#7cc4d8"},
-)
-# The entries of a config.json that are needed here. In NOT_THE_RECIPE runs of one recipe on one
-# processor may differ; all other entries, also those that are not known here, tell them apart.
-CONFIG = {"model": str, "recipe": str, "width": int, "label_smoothing": float, "epochs": int,
-          "seed": int, "parameters": int, "device_name": str, "threads": int,
-          "precision": str}  # fmt: skip
-NOT_THE_RECIPE = ("name", "seed", "git", "python", "torch", "resumed")
-# The columns that are needed of the CSV files, with the highest value where there is one.
-LOG = dict.fromkeys(("epoch", "pixels", "train_accuracy", "val_accuracy", "seconds"), np.inf)
-STEPS = {"step": np.inf, "train_loss": np.inf}
-PREDICTIONS = {"index": 9999, "true": 9, "predicted": 9, "probability": 1}
+# The networks in the order of models.py; any further one is grey.
+NETWORK_COLOURS = dict(zip(MODELS, ("#b5651d", "#16407f", "#7cc4d8", "#7a2f5d", "#8aa63f"),
+                           strict=False))  # fmt: skip
+# Entries of config.json in which runs with the same settings may differ.
+NOT_SETTINGS = ("name", "seed", "git", "python", "torch", "resumed")
 
 
 # ---- Reading runs
 
 
-class Run:
-    """One run, read from its folder; what is read from a missing file is None.
-
-    Raises:
-        UserError: a file is not what train.py or evaluate.py writes, or no epoch is finished.
-    """
-
-    def __init__(self, folder):
-        self.folder, self.name = folder, folder.name
-        self.own = folder.resolve().parent != RESULTS  # the user's own run, not a published one
-        self.config = read(folder / "config.json", parse_config)
-        self.model = self.config["model"]
-        self.log = read(folder / "log.csv", parse_table, LOG)  # one row per epoch
-        self.steps = read(folder / "steps.csv", parse_table, STEPS)
-        self.evaluation = read(folder / "evaluation.json", parse_evaluation)
-        self.predictions = read(folder / "predictions.csv", parse_table, PREDICTIONS)
-        if self.log is None:
-            raise data.UserError(f"{folder}: no epoch is finished")
-        self.minutes = self.log["seconds"].sum() / 60  # with the validation
-        # The highest accuracy at the last resolution, at which the network is tested; 0 if the
-        # validation images were trained on, too.
-        last = self.log["val_accuracy"][self.log["pixels"] == self.log["pixels"][-1]]
-        self.best_validation = np.nan_to_num(last).max()
+def read_json(path):
+    """Read a JSON file; None if there is none."""
+    return json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else None
 
 
-def find_runs(folders):
-    """Read the runs in some folders; of two with the same name the first one counts.
-
-    Returns:
-        A list of ``Run`` in the order of MODELS, then by name.
-    """
-    runs = {}
-    for path in (p for folder in folders for p in sorted(Path(folder).glob("*/config.json"))):
-        try:
-            runs.setdefault(path.parent.name, Run(path.parent))
-        except (data.UserError, OSError) as error:
-            print(f"left out: {error}")
-    order = [*MODELS, *sorted(run.model for run in runs.values())]
-    return sorted(runs.values(), key=lambda run: (order.index(run.model), run.name))
-
-
-def read(path, parse, *args):
-    """Return ``parse(file, *args)``, or None if there is no such file."""
-    if not path.exists():
+def read_csv(path, **columns):
+    """Read columns of numbers, given as name=type, as a structured array; None if there is none."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
+    if len(lines) < 2:  # there is no row below the header
         return None
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # also with Excel's BOM
-            return parse(file, *args)
-    except KeyError as error:
-        raise data.UserError(f"{path}: {error} is missing") from None
-    except (ValueError, TypeError, OverflowError, csv.Error) as error:
-        raise data.UserError(f"{path}: {error}") from None
+    position = {name: i for i, name in enumerate(lines[0].split(","))}
+    wanted = [position[name] for name in columns]
+    return np.loadtxt(lines[1:], list(columns.items()), delimiter=",", usecols=wanted, ndmin=1)
 
 
-def parse_config(file):
-    config = json.load(file)
-    return config | {key: kind(config[key]) for key, kind in CONFIG.items()}
-
-
-def parse_evaluation(file):
-    """Return what the tables need: test accuracy and its interval, latency in ms, images/s."""
-    result = json.load(file)
-    low, high = result["accuracy_95"]
-    ms, speed = (result["latency"][key] for key in ("batch_1_ms", "large_batch_images_per_second"))
-    values = {"accuracy": result["accuracy"], "low": low, "high": high, "ms": ms, "speed": speed}
-    return {key: float(value) for key, value in values.items()}
-
-
-def parse_table(file, columns):
-    """Return columns of numbers of a CSV file as a structured array, or None if it has no row.
-
-    Args:
-        columns: their names with the highest value that each may have (infinite: any).
-    """
-    rows = [tuple(float(row[name]) for name in columns) for row in csv.DictReader(file)]
-    table = np.array(rows, [(name, float) for name in columns])
-    for name, highest in columns.items():
-        if highest < np.inf and not ((table[name] >= 0) & (table[name] <= highest)).all():
-            raise ValueError(f"{name} is not always from 0 to {highest}")
-    return table if rows else None
-
-
-def group_seeds(runs):
-    """Put the runs together that differ by their seed only: one recipe on one processor.
-
-    Returns:
-        A list of lists of runs, in their order.
-    """
-    groups = {}
-    for run in runs:
-        recipe = {k: str(v) for k, v in run.config.items() if k not in NOT_THE_RECIPE}
-        groups.setdefault(tuple(sorted(recipe.items())), []).append(run)
-    return list(groups.values())
-
-
-def pick_runs(runs, report):
-    """Pick one run of each network, of the report's recipe if ``report``, else of another one.
-
-    The user's own runs come first, then one that is named like its network, then the best.
-
-    Returns:
-        A dictionary of runs by their network's name, in the order of the runs.
-    """
-    chosen = [run for run in runs if (run.config["recipe"] == "report") == report]
-    chosen.sort(key=lambda run: (run.own, run.name == run.model, run.best_validation))
-    last = {run.model: run for run in chosen}  # of each network the last one, the highest
-    return {run.model: last[run.model] for run in runs if run.model in last}
+def read_run(folder):
+    """Read the files of a run. What comes from a missing file is None."""
+    config = read_json(folder / "config.json")
+    evaluation = read_json(folder / "evaluation.json")
+    log = read_csv(folder / "log.csv", epoch=int, pixels=int, train_accuracy=float,
+                   val_accuracy=float, seconds=float)  # fmt: skip
+    if log is None:
+        raise ValueError("no epoch is finished")
+    at_last_resolution = log["val_accuracy"][log["pixels"] == log["pixels"][-1]]
+    return SimpleNamespace(
+        folder=folder,
+        name=folder.name,
+        own=folder.resolve().parent != RESULTS,  # the user's own run, not a published one
+        model=str(config["model"]),
+        recipe=str(config["recipe"]),
+        width=int(config["width"]),
+        label_smoothing=float(config["label_smoothing"]),
+        epochs=int(config["epochs"]),
+        seed=int(config["seed"]),
+        parameters=int(config["parameters"]),
+        config=config,
+        settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},
+        place=describe_place(config),
+        colour=NETWORK_COLOURS.get(config["model"], "grey"),
+        log=log,  # one row per epoch
+        minutes=log["seconds"].sum() / 60,  # with the validation
+        # 0 if the validation images were trained on, too.
+        best_validation=np.nan_to_num(at_last_resolution).max(),
+        steps=read_csv(folder / "steps.csv", step=int, train_loss=float),
+        evaluation=evaluation,
+        accuracy=float(evaluation["accuracy"]) if evaluation else None,
+        latency=float(evaluation["latency"]["batch_1_ms"]) if evaluation else None,
+        predictions=read_csv(folder / "predictions.csv", index=int, true=int, predicted=int,
+                             probability=float),
+    )  # fmt: skip
 
 
 def describe_place(config):
@@ -174,6 +101,35 @@ def describe_place(config):
     # What a GPU does in a second hardly depends on the CPU's threads.
     threads = f"{config['threads']} threads, " if config.get("device", "cpu") == "cpu" else ""
     return f"{config['device_name']}, {threads}{config['precision']}"
+
+
+def find_runs(folders):
+    """Read the runs in some folders, sorted by network. Of two with one name the first counts."""
+    runs = {}
+    for folder in folders:
+        for path in sorted(Path(folder).glob("*/config.json")):
+            try:
+                runs.setdefault(path.parent.name, read_run(path.parent))
+            except (OSError, ValueError, TypeError, LookupError) as error:
+                print(f"left out: {path.parent}: {error!r}")
+    order = [*MODELS, *sorted(run.model for run in runs.values())]
+    return sorted(runs.values(), key=lambda run: (order.index(run.model), run.name))
+
+
+def find_seeds(run, runs):
+    """Return the runs that differ from one by their seed only: one recipe on one processor."""
+    return [r for r in runs if r.settings == run.settings]
+
+
+def pick_runs(runs, report):
+    """Pick one run of each network, of the report's recipe if ``report``, else of another one.
+
+    The user's own runs come first, then one that is named like its network, then the best.
+    """
+    chosen = [run for run in runs if (run.recipe == "report") == report]
+    chosen.sort(key=lambda run: (run.own, run.name == run.model, run.best_validation))
+    picked = {run.model: run for run in chosen}  # of each network the last one
+    return [run for run in runs if run is picked.get(run.model)]
 
 
 # ---- Shared by the figures
@@ -193,25 +149,24 @@ def save(figure, folder, name):
     print(f"drawn: {folder / name}")
 
 
-def show(axis, image, title="", **options):
-    """Show a grey image of bytes 28×28, without ticks."""
-    axis.imshow(image, cmap="gray", **({"vmin": 0, "vmax": 255} | options))
+def show(axis, image, title="", low=0, high=255):
+    """Show a grey image without ticks; low is black, high is white."""
+    axis.imshow(image, cmap="gray", vmin=low, vmax=high)
     axis.set_title(title, fontsize=9)
     axis.set(xticks=[], yticks=[])
 
 
-def use_log_scale(axis, subs=(1,)):
-    """Make ``axes.xaxis`` or ``axes.yaxis`` logarithmic, with the ticks 1, 10, 100 … times subs."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(mpl.ticker.LogLocator(subs=subs))
-    axis.set_major_formatter("{x:,g}")  # the default writes 10² as mathematics
+def set_log_ticks(axis, factors=(1,)):
+    """Give a logarithmic x or y axis the ticks 1, 10, 100 … times factors, without exponents."""
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=factors))
+    axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter("")
 
 
 def line_style(run):
     """A run's curve has the colour of its network and is dashed for the report's recipe."""
-    dashes = "--" if run.config["recipe"] == "report" else "-"
-    return {"color": NETWORK_COLOURS[run.model], "ls": dashes, "label": run.name}
+    dashes = "--" if run.recipe == "report" else "-"
+    return {"color": run.colour, "ls": dashes, "label": run.name}
 
 
 # ---- Figures 1 to 4: the data
@@ -244,9 +199,9 @@ def plot_pca(images, labels, folder, n=5000):
     pca = PCA(2, svd_solver="covariance_eigh").fit(pixels)
     figure, axis = plt.subplots(figsize=(9, 6.5))
     scatter_classes(axis, pca.transform(pixels[:n]), labels[:n].numpy())
-    share = 100 * pca.explained_variance_ratio_
-    axis.set_xlabel(f"first principal component ({share[0]:.0f} % of the variance)")
-    axis.set_ylabel(f"second principal component ({share[1]:.0f} %)")
+    first, second = 100 * pca.explained_variance_ratio_
+    axis.set_xlabel(f"first principal component ({first:.0f} % of the variance)")
+    axis.set_ylabel(f"second principal component ({second:.0f} %)")
     axis.set_title(f"PCA of {len(images):,} training images, {n:,} of them drawn")
     save(figure, folder, "fig2_pca.png")
 
@@ -266,25 +221,20 @@ def plot_augmentation(images, folder):
     """Figure 4: crop, flip and normalisation of one image, step by step."""
     image = images[:1]  # an ankle boot: its two sides differ
     row, column = 7, 1
-    offsets, flips = torch.tensor([[row, column]]), torch.tensor([True])
-    cropped = data.crop_and_flip(image, offsets, ~flips, padding=4)
-    flipped = data.crop_and_flip(image, offsets, flips, padding=4)
-    padded = torch.nn.functional.pad(image, [4] * 4)
-    steps = (
-        (image, "28×28, 0 … 255", {}),
-        (padded, "pad by 4: 36×36,\nchoose one of 9×9 crops", {}),
-        (cropped, "crop to 28×28", {}),
-        (flipped, "flip (half of all images)", {}),
-        (data.preprocess(flipped)[0], "normalise: −1 … 1", {"vmin": -1, "vmax": 1}),
-    )
+    offset = torch.tensor([[row, column]])
+    cropped = data.crop_and_flip(image, offset, torch.tensor([False]), padding=4)
+    flipped = data.crop_and_flip(image, offset, torch.tensor([True]), padding=4)
     figure, axes = plt.subplots(1, 5, figsize=(12, 2.9), width_ratios=[28, 36, 28, 28, 28])
-    for axis, (step, title, options) in zip(axes, steps, strict=True):
-        show(axis, step[0], title, **options)
-    for left in axes[:-1]:
-        left.annotate("→", (1.03, 0.5), xycoords="axes fraction", fontsize=20, va="center")
+    show(axes[0], image[0], "28×28, 0 … 255")
+    show(axes[1], np.pad(image[0], 4), "pad by 4: 36×36,\nchoose one of 9×9 crops")
+    show(axes[2], cropped[0], "crop to 28×28")
+    show(axes[3], flipped[0], "flip (half of all images)")
+    show(axes[4], data.preprocess(flipped)[0, 0], "normalise: −1 … 1", -1, 1)
+    for axis in axes[:-1]:
+        axis.annotate("→", (1.03, 0.5), xycoords="axes fraction", fontsize=20, va="center")
     crop, whole = (column - 0.5, row - 0.5), (3.5, 3.5)
     axes[1].add_patch(Rectangle(crop, 28, 28, fill=False, ec=COLOURS[1], lw=2.5))
-    axes[1].add_patch(Rectangle(whole, 28, 28, fill=False, ec="white", lw=1, ls=":"))
+    axes[1].add_patch(Rectangle(whole, 28, 28, fill=False, ec="white", ls=":"))
     bar = axes[4].inset_axes((1.05, 0, 0.06, 1))
     figure.colorbar(axes[4].images[0], cax=bar, ticks=[-1, 0, 1])
     figure.subplots_adjust(wspace=0.25)
@@ -295,22 +245,24 @@ def plot_augmentation(images, folder):
 
 
 def plot_loss(runs, folder):
-    """Figure 5: training loss by step. Losses with another label smoothing do not compare, so that
-    each amount of it has its own panel."""
-    amounts = sorted({run.config["label_smoothing"] for run in runs})
+    """Figure 5: training loss by step.
+
+    Losses with different label smoothing do not compare, so each amount of it has its own panel.
+    """
+    amounts = sorted({run.label_smoothing for run in runs})
     figure, axes = plt.subplots(1, len(amounts), figsize=(1 + 5 * len(amounts), 4.8), sharex=True,
                                 squeeze=False, layout="constrained")  # fmt: skip
-    for run in runs:
-        axis = axes[0, amounts.index(run.config["label_smoothing"])]
-        step, loss = run.steps["step"], run.steps["train_loss"]
-        smooth = [loss[i - i // 10 : i + 1].mean() for i in range(len(loss))]
-        axis.plot(step, loss, color=NETWORK_COLOURS[run.model], lw=0.5, alpha=0.25)
-        axis.plot(step, smooth, lw=1.8, **line_style(run))
     for axis, amount in zip(axes[0], amounts, strict=True):
+        for run in runs:
+            if run.label_smoothing == amount:
+                step, loss = run.steps["step"], run.steps["train_loss"]
+                smooth = [loss[i - i // 10 : i + 1].mean() for i in range(len(loss))]
+                axis.plot(step, loss, color=run.colour, lw=0.5, alpha=0.25)
+                axis.plot(step, smooth, lw=1.8, **line_style(run))
         axis.set_title(f"label smoothing {amount:g}" if amount else "no label smoothing")
-        axis.set(xlabel="step", ylabel="cross-entropy (nats)")
-        use_log_scale(axis.xaxis)
-        use_log_scale(axis.yaxis, (1, 2, 3, 5, 7))
+        axis.set(xlabel="step", ylabel="cross-entropy (nats)", xscale="log", yscale="log")
+        set_log_ticks(axis.xaxis)
+        set_log_ticks(axis.yaxis, (1, 2, 3, 5, 7))
         axis.grid(alpha=0.3)
     figure.suptitle("Training loss by step (bold: mean of the last tenth of all steps so far)")
     figure.legend(loc="outside lower center", ncols=6)
@@ -323,8 +275,8 @@ def plot_accuracy(runs, folder):
     for axis, column in zip(axes, ("train_accuracy", "val_accuracy"), strict=True):
         for run in runs:
             axis.plot(run.log["epoch"], 100 * run.log[column], **line_style(run))
-        axis.set(xlabel="epoch")
-        use_log_scale(axis.xaxis, (1, 2, 5))  # 24 epochs beside 400
+        axis.set(xlabel="epoch", xscale="log")  # 16 epochs beside 400
+        set_log_ticks(axis.xaxis, (1, 2, 5))
         axis.grid(alpha=0.3)
     lowest = min(100 * run.best_validation or 100 for run in runs)
     axes[0].set(title="training (augmented images)", ylabel="accuracy (%)")
@@ -334,42 +286,43 @@ def plot_accuracy(runs, folder):
 
 
 def points_over_minutes(runs):
-    """Choose what is compared in time: the ten best recipes, each with the mean of its seeds.
-
-    Times compare within one processor only. So these are the recipes that ran where most recipes
-    did, and the user's own ones wherever they ran.
+    """Choose the ten best recipes: those on the processor that most of them ran on, because times
+    compare within one processor only, and the user's own ones wherever they ran.
 
     Returns:
-        A list of (minutes, test accuracy in percent, processor, first run).
+        A list of (minutes, test accuracy in percent, first run): the means of the seeds.
     """
-    groups = group_seeds([run for run in runs if run.evaluation])
-    places = [describe_place(group[0].config) for group in groups]
+    tested = [run for run in runs if run.evaluation]
+    recipes = [run for run in tested if run is find_seeds(run, tested)[0]]
+    places = [run.place for run in recipes]
     points = []
-    for group, place in zip(groups, places, strict=True):
-        if group[0].own or place == max(places, key=places.count):
-            minutes = np.mean([run.minutes for run in group])
-            accuracy = 100 * np.mean([run.evaluation["accuracy"] for run in group])
-            points.append((minutes, accuracy, place, group[0]))
-    return sorted(points, key=lambda point: (point[3].own, point[1]))[-10:]
+    for run in recipes:
+        if run.own or run.place == max(places, key=places.count):
+            seeds = find_seeds(run, tested)
+            minutes = np.mean([r.minutes for r in seeds])
+            points.append((minutes, 100 * np.mean([r.accuracy for r in seeds]), run))
+    return sorted(points, key=lambda point: (point[2].own, point[1]))[-10:]
 
 
 def plot_accuracy_over_minutes(points, folder):
     """Test accuracy over training time, with a marker for each processor."""
-    markers = dict(zip(dict.fromkeys(point[2] for point in points), "oDs^vPX<>d", strict=False))
+    places = dict.fromkeys(run.place for _, _, run in points)
+    markers = dict(zip(places, "oDs^vPX<>d", strict=False))
     figure, axis = plt.subplots(figsize=(8, 5.5), layout="constrained")
     for place, marker in markers.items():
-        axis.plot([], [], marker, color="grey", label=place)
-    for minutes, accuracy, place, run in points:
-        axis.plot(minutes, accuracy, markers[place], ms=7, color=NETWORK_COLOURS[run.model])
+        axis.plot([], [], marker, color="grey", label=place)  # for the legend
+    for minutes, accuracy, run in points:
+        axis.plot(minutes, accuracy, markers[run.place], ms=7, color=run.colour)
         axis.annotate(run.name, (minutes, accuracy), (0, 8), textcoords="offset points",
                       ha="center", fontsize=9, bbox={"fc": "w", "ec": "w", "pad": 0})  # fmt: skip
-    for model in dict.fromkeys(run.model for *_, run in points if run.model in REPORT):
-        accuracy = 100 * REPORT[model][2]
-        label = f"the report's {model}: {accuracy:.1f} %"
-        axis.axhline(accuracy, color=NETWORK_COLOURS[model], ls=":", lw=1.2, label=label)
-    use_log_scale(axis.xaxis, (1, 2, 5))
+    for model, accuracy in REPORT_ACCURACY.items():
+        if any(run.model == model for _, _, run in points):
+            label = f"the report's {model}: {100 * accuracy:.1f} %"
+            colour = NETWORK_COLOURS.get(model, "grey")
+            axis.axhline(100 * accuracy, color=colour, ls=":", label=label)
+    axis.set(xlabel="minutes of training", ylabel="test accuracy (%)", xscale="log")
+    set_log_ticks(axis.xaxis, (1, 2, 5))
     axis.margins(x=0.12, y=0.1)
-    axis.set(xlabel="minutes of training", ylabel="test accuracy (%)")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     save(figure, folder, "accuracy_over_minutes.png")
@@ -397,9 +350,8 @@ def plot_errors(run, folder):
         bars = axis.bar(range(10), errors[:, j], 0.75, errors[:, :j].sum(1), color=colour,
                         ec="white", lw=0.8, label=f"{j} {data.CLASSES[j]}")  # fmt: skip
         numbers = np.where(errors[:, j] > 0.035 * total.max(), str(j), "")  # where there is room
-        brightness = np.dot(mpl.colors.to_rgb(colour), (0.2, 0.7, 0.1))
-        axis.bar_label(bars, numbers, label_type="center", fontsize=8,
-                       color="black" if brightness > 0.5 else "white")  # fmt: skip
+        box = {"fc": "white", "ec": "none", "pad": 1}
+        axis.bar_label(bars, numbers, label_type="center", fontsize=8, bbox=box)
     axis.bar_label(bars, total)  # above the last part, which ends where the stack does
     axis.set_xticks(range(10), [f"{i}\n{name}" for i, name in enumerate(SHORT)], fontsize=9)
     axis.set(xlabel="true class", ylabel="wrong test images", ylim=(0, 1.08 * max(total.max(), 1)))
@@ -415,35 +367,40 @@ def plot_wrong(run, images, pair, folder):
         pair: true and predicted class for figure 8, or None for all errors.
     """
     p = run.predictions
+    wrong = p[p["true"] != p["predicted"]]
+    kind, name = "label? prediction and its probability", "most_confident_errors.png"
     if pair:
-        wrong = p[(p["true"] == pair[0]) & (p["predicted"] == pair[1])]
-        kind = f"{data.CLASSES[pair[0]]} predicted as {data.CLASSES[pair[1]]}"
-        file = f"fig8_{pair[0]}_as_{pair[1]}.png"
-    else:
-        wrong = p[p["true"] != p["predicted"]]
-        kind, file = "label? prediction and its probability", "most_confident_errors.png"
+        true, predicted = pair
+        wrong = p[(p["true"] == true) & (p["predicted"] == predicted)]
+        kind = f"{data.CLASSES[true]} predicted as {data.CLASSES[predicted]}"
+        name = f"fig8_{true}_as_{predicted}.png"
     shown = wrong[np.argsort(-wrong["probability"], kind="stable")][:24]
-    rows = max(1, -(-len(shown) // 8))
-    figure, axes = plt.subplots(rows, 8, figsize=(10, 1.6 * rows + 0.5), squeeze=False)
+    figure, axes = plt.subplots(3, 8, figsize=(10, 5.3))
     for axis in axes.flat:
         axis.axis("off")
     for axis, row in zip(axes.flat, shown, strict=False):
-        names = f"{SHORT[int(row['true'])]}?\n{SHORT[int(row['predicted'])]} "
-        title = f"{'' if pair else names}{100 * row['probability']:.0f} %"
-        show(axis, images[int(row["index"])], title)
+        names = "" if pair else f"{SHORT[row['true']]}?\n{SHORT[row['predicted']]} "
+        show(axis, images[row["index"]], f"{names}{100 * row['probability']:.0f} %")
     figure.suptitle(f"{run.name}: {len(shown)} most confident of {len(wrong)} errors: {kind}")
     figure.tight_layout()
-    save(figure, folder, file)
+    save(figure, folder, name)
+
+
+def frequent_pairs(predictions):
+    """The report's pair, shirts predicted as T-shirts, and the three most frequent others."""
+    frequent = count_errors(predictions).argsort(axis=None)[::-1][:4]
+    pairs = [divmod(int(i), 10) for i in frequent]
+    return [(6, 0), *[pair for pair in pairs if pair != (6, 0)][:3]]
 
 
 def plot_confusion(run, folder):
     """Confusion matrix of the test images, shaded by the square root of the count."""
     confusion = count_confusion(run.predictions)
     figure, axis = plt.subplots(figsize=(8, 7))
+    shades = {"norm": mpl.colors.PowerNorm(0.5)}
     ConfusionMatrixDisplay(confusion, display_labels=SHORT).plot(
-        ax=axis, cmap="Blues", colorbar=False, xticks_rotation=45,
-        im_kw={"norm": mpl.colors.PowerNorm(0.5)},
-    )  # fmt: skip
+        ax=axis, cmap="Blues", colorbar=False, xticks_rotation=45, im_kw=shades
+    )
     accuracy = 100 * confusion.trace() / confusion.sum()
     axis.set(xlabel="predicted class", ylabel="true class")
     axis.set_title(f"{run.name}: confusion on the test set, accuracy {accuracy:.2f} %")
@@ -461,122 +418,76 @@ def calibration(predictions, bins=15):
     correct = predictions["true"] == predictions["predicted"]
     accuracy, mean = calibration_curve(correct, p, n_bins=bins)  # without the empty bins
     # It does not return the counts. As there, an upper edge belongs to its bin.
-    count = np.bincount(np.digitize(p, np.linspace(0, 1, bins + 1)[1:-1], right=True))
-    count = count[count > 0]
+    bin_of = np.digitize(p, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    _, count = np.unique(bin_of, return_counts=True)
     return (count * abs(mean - accuracy)).sum() / count.sum(), mean, accuracy, count
 
 
 def plot_reliability(run, folder):
     """Reliability diagram: how often a prediction of some probability is correct."""
     error, mean, accuracy, _ = calibration(run.predictions)
-    figure, (top, low) = plt.subplots(
-        2, 1, figsize=(6.5, 7), sharex=True, height_ratios=[3, 1], layout="constrained"
-    )
+    figure, (top, low) = plt.subplots(2, 1, figsize=(6.5, 7), sharex=True, height_ratios=[3, 1],
+                                      layout="constrained")  # fmt: skip
     top.plot([0, 1], [0, 1], color="grey", ls="--", label="perfectly calibrated")
     top.plot(mean, accuracy, "o-", color=COLOURS[0], label=run.name)
     top.set(ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1.02))
     top.set_title(f"{run.name}: expected calibration error {100 * error:.2f} %")
     top.legend(loc="upper left")
     low.hist(run.predictions["probability"], np.linspace(0, 1, 16), color=COLOURS[0], ec="white")
-    low.set(xlabel="probability of the predicted class", ylabel="test images")
-    use_log_scale(low.yaxis)
+    low.set(xlabel="probability of the predicted class", ylabel="test images", yscale="log")
+    set_log_ticks(low.yaxis)
     top.grid(alpha=0.3)
     low.grid(alpha=0.3)
     save(figure, folder, "reliability.png")
 
 
-# ---- Tables
+# ---- The table
 
 
-def write_table(rows, folder, name):
-    """Write a list of dictionaries with the same keys as Markdown and as CSV."""
+def write_table(rows, folder, name, notes=()):
+    """Write dictionaries with the same keys as CSV and as Markdown, there with notes below."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    cells = [list(rows[0]), ["---"] * len(rows[0])]
-    cells += [[str(cell).replace("|", r"\|") for cell in row.values()] for row in rows]
-    text = "".join(f"| {' | '.join(row)} |\n" for row in cells)
+        csv.writer(file, lineterminator="\n").writerows(lines)
+    lines.insert(1, ["---"] * len(rows[0]))
+    cells = [[str(cell).replace("|", r"\|") for cell in line] for line in lines]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in cells)
+    text += "".join(f"\n{note}\n" for note in notes)
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
     print(f"written: {folder / name}.md and .csv")
 
 
-def percent(accuracies):
-    """The mean of some accuracies as text; a dash if they were not measured."""
-    return f"{100 * np.mean(accuracies):.2f} %" if np.any(accuracies) else "–"
-
-
-def summarize(runs):
-    """What both tables tell of the runs of one recipe on one processor: means, as text."""
-    tested = [run.evaluation for run in runs if run.evaluation]
-    done, planned = len(runs[0].log), runs[0].config["epochs"]
-    return {
-        "test accuracy": percent([evaluation["accuracy"] for evaluation in tested]),
-        "validation": percent([run.best_validation for run in runs]),
-        "epochs": str(done) if done == planned else f"{done} of {planned}",
-        "minutes": f"{np.mean([run.minutes for run in runs]):.1f}",
-        "batch-1 latency": f"{np.median([e['ms'] for e in tested]):.2f} ms" if tested else "–",
-        "processor": describe_place(runs[0].config),
-    }
-
-
 def tabulate_models(runs, folder):
-    """The report's table of models beside ours: one row per network, the mean of its seeds."""
-    rows, groups = [], group_seeds(runs)
-    for model, run in (pick_runs(runs, report=True) | pick_runs(runs, report=False)).items():
-        group = next(group for group in groups if run in group)
-        ours = summarize(group)
-        tests = {r.config["seed"]: 100 * r.evaluation["accuracy"] for r in group if r.evaluation}
-        if len(tests) > 1:
-            low, high = min(tests.values()), max(tests.values())
-            ours["test accuracy"] += f" ({low:.2f}–{high:.2f}, {len(tests)} seeds)"
-        parameters, latency, accuracy = "–", "–", 0
-        if model in REPORT and run.config["width"] == 64:  # the report has no other width
-            parameters, latency, accuracy = REPORT[model]
+    """One row per network: the report's accuracy, and ours as the mean of the seeds."""
+    picked = {run.model: run for report in (True, False) for run in pick_runs(runs, report)}
+    rows, places = [], {}
+    for model, run in picked.items():
+        group = find_seeds(run, runs)
+        accuracies = [100 * r.accuracy for r in group if r.evaluation]
+        seeds = {r.seed for r in group if r.evaluation}
+        report = accuracy = latency = "–"
+        if model in REPORT_ACCURACY and run.width == 64:  # the report has no other width
+            report = f"{100 * REPORT_ACCURACY[model]:.1f} %"
+        if accuracies:
+            accuracy = f"{np.mean(accuracies):.2f} %"
+            latency = f"{np.median([r.latency for r in group if r.evaluation]):.2f} ms"
+        if len(seeds) > 1:
+            accuracy += f" ({min(accuracies):.2f}–{max(accuracies):.2f}, {len(seeds)} seeds)"
         row = {
             "network": model,
-            "parameters (report)": f"{run.config['parameters']:,} ({parameters})",
-            "report's accuracy": f"{100 * accuracy:.1f} %" if accuracy else "–",
-            **{key: ours[key] for key in ("test accuracy", "validation", "epochs", "minutes")},
-            "batch-1 latency (report)": f"{ours['batch-1 latency']} ({latency})",
-            "processor": ours["processor"],
+            "parameters": f"{run.parameters:,}",
+            "report's accuracy": report,
+            "test accuracy": accuracy,
+            "minutes": f"{np.mean([r.minutes for r in group]):.1f}",
+            "latency, batch 1": latency,
         }
         rows.append(row)
-    write_table(rows, folder, "models")
-
-
-def tabulate_runs(runs, folder):
-    """One row per run, with all that was measured."""
-    rows = []
-    for run in runs:
-        row = {"run": run.name, "network": run.model}
-        row |= {key: run.config[key] for key in ("recipe", "width", "seed")}
-        row |= {"test accuracy": "", "95 % interval": "–"} | summarize([run])
-        row["images/s at batch 256"] = "–"
-        if run.evaluation:
-            low, high = 100 * run.evaluation["low"], 100 * run.evaluation["high"]
-            row["95 % interval"] = f"{low:.2f}–{high:.2f}"
-            row["images/s at batch 256"] = f"{run.evaluation['speed']:,.0f}"
-        rows.append(row)
-    write_table(rows, folder, "runs")
+        places.setdefault(run.place, []).append(model)
+    notes = [f"Minutes and latency of {', '.join(m)}: {place}." for place, m in places.items()]
+    write_table(rows, folder, "models", notes)
 
 
 # ---- The script
-
-
-def parse_pairs(text):
-    """Read "6:0,2:4" as [(6, 0), (2, 4)]: true class and predicted class."""
-    pairs = [tuple(pair.split(":")) for pair in text.split(",")]
-    if not all(len(p) == 2 and p[0] != p[1] and set(p) <= set("0123456789") for p in pairs):
-        raise data.UserError(f"--pairs {text} is not like 6:0,2:4 (true class:predicted class)")
-    return [(int(true), int(predicted)) for true, predicted in pairs]
-
-
-def frequent_pairs(predictions):
-    """The report's pair, shirts predicted as T-shirts, and the three most frequent others."""
-    frequent = count_errors(predictions).argsort(axis=None)[::-1][:4]
-    pairs = [divmod(int(i), 10) for i in frequent]
-    return [(6, 0), *[pair for pair in pairs if pair != (6, 0)][:3]]
 
 
 def parse_options():
@@ -585,17 +496,13 @@ def parse_options():
     )
     add = parser.add_argument
     add("--runs", nargs="+", default=["runs", "results"], help="folders of runs, first one first")
-    add("--out", default="figures", help="folder of the figures and tables")
+    add("--out", default="figures", help="folder of the figures and the table")
     add("--run", help="run whose errors are drawn (default: your run with the best validation "
         "accuracy, else the published one)")  # fmt: skip
-    add("--pairs", help="true:predicted classes of figure 8 (default: 6:0 and the 3 most frequent)")
-    add("--tsne-images", type=int, default=5000, help="number of training images in the t-SNE")
+    add("--tsne-images", type=data.number(int, 100, 60_000), default=5000,
+        help="number of training images in the t-SNE")  # fmt: skip
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
-    args = parser.parse_args()
-    if not 100 <= args.tsne_images <= 60_000:
-        raise data.UserError("--tsne-images must be from 100 to 60000")
-    args.pairs = None if args.pairs is None else parse_pairs(args.pairs)
-    return args
+    return parser.parse_args()
 
 
 def main():
@@ -616,12 +523,11 @@ def main():
         if not any(run.model == model for run in runs):
             print(f"{model}: there is no run of it in {' or '.join(args.runs)}")
     if runs:
-        curves = [*pick_runs(runs, report=False).values(), *pick_runs(runs, report=True).values()]
+        curves = pick_runs(runs, report=False) + pick_runs(runs, report=True)
         plot_accuracy(curves, folder)
         if curves := [run for run in curves if run.steps is not None]:
             plot_loss(curves, folder)
         tabulate_models(runs, folder)
-        tabulate_runs(runs, folder)
     if any(run.evaluation for run in runs):
         plot_accuracy_over_minutes(points_over_minutes(runs), folder)
 
@@ -634,7 +540,7 @@ def main():
     plot_errors(run, folder)
     plot_confusion(run, folder)
     plot_reliability(run, folder)
-    for pair in [None, *(args.pairs or frequent_pairs(run.predictions))]:
+    for pair in [None, *frequent_pairs(run.predictions)]:
         plot_wrong(run, images, pair, folder)
 
 

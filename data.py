@@ -1,7 +1,8 @@
 """FashionMNIST in memory: the 8:2 split, augmentation of batches, download and verification.
 
 All 70,000 images are 55 MB as bytes, so they are read once and kept as tensors. A batch is
-augmented by a few tensor operations on its device, without worker processes.
+augmented by a few tensor operations on its device, without worker processes. At the end stand the
+few functions that all scripts share: writing files, numeric options, messages to the user.
 
 Run as a script, ``python data.py`` downloads the data set if it is missing, and verifies it.
 """
@@ -34,18 +35,17 @@ class UserError(ValueError):
 # ---- From bytes to a batch
 
 
-def split_indices(n=60_000, seed=0, val_fraction=0.2):
-    """Split ``range(n)`` into training and validation indices by a seeded random permutation.
+def split_indices():
+    """Split the 60,000 training images by a seeded random permutation.
 
-    As in the report, the split is not stratified: with 12,000 validation images each class has
-    1,200 ± 30 of them. It depends on the seed alone, never on the machine.
+    As in the report, the split is not stratified: each class has 1,200 ± 30 of the validation
+    images. It is the same for all runs on all machines.
 
     Returns:
-        Two int64 tensors without a common element: 48,000 and 12,000 indices by default.
+        int64 tensors with the indices of 48,000 training and 12,000 validation images.
     """
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    n_val = round(n * val_fraction)
-    return order[n_val:], order[:n_val]
+    order = torch.randperm(60_000, generator=torch.Generator().manual_seed(0))
+    return order[12_000:], order[:12_000]
 
 
 def draw_crops(n, padding, flip, generator):
@@ -105,15 +105,15 @@ def draw_boxes(n, probability, generator):
         generator: CPU ``torch.Generator``.
 
     Returns:
-        int64 tensor n×2×2: first and last (exclusive) row, first and last (exclusive) column.
+        int64 tensor n×2×2: start and stop of the rows, start and stop of the columns.
     """
     u = torch.rand(n, 5, generator=generator)
     area = 28 * 28 * (0.02 + 0.31 * u[:, 0])
     ratio = (10 / 3) ** (2 * u[:, 1] - 1)
     sides = torch.stack([area * ratio, area / ratio], 1).sqrt().round().clamp(max=28)
-    first = (u[:, 2:4] * (29 - sides)).floor()
-    last = first + sides * (u[:, 4:] < probability)
-    return torch.stack([first, last], 2).long()
+    start = (u[:, 2:4] * (29 - sides)).floor()
+    stop = start + sides * (u[:, 4:] < probability)
+    return torch.stack([start, stop], 2).long()
 
 
 def erase(images, boxes):
@@ -165,7 +165,7 @@ def load(data_dir, train):
     return images.view(-1, 28, 28), labels.long()
 
 
-# ---- Files: verification, download, and how a script ends
+# ---- Verification and download
 
 # MD5 of the uncompressed files, which are the same wherever they were downloaded from.
 MD5 = {
@@ -210,8 +210,8 @@ def read_verified(folder, name):
 def download(data_dir):
     """Download the four files into ``data_dir``.
 
-    They are downloaded into a temporary folder, verified there and moved one by one, so that an
-    interrupted download leaves nothing behind that a later run could take for the data.
+    They are downloaded into a temporary folder and verified there, so that an interrupted download
+    leaves nothing behind that a later run could take for the data.
 
     Raises:
         UserError: they could not be downloaded; the message says which files to put where.
@@ -233,9 +233,11 @@ def download(data_dir):
                 f"(from github.com/zalandoresearch/fashion-mnist) into {target}"
             ) from None
         for name in MD5:
-            verified = Path(folder) / name
-            verified.write_bytes(read_verified(raw_folder(folder), name))
-            verified.replace(target / name)
+            content = read_verified(raw_folder(folder), name)
+            write_file(target / name, content)
+
+
+# ---- Shared by the scripts
 
 
 def write_file(path, content):
@@ -280,7 +282,7 @@ def number(kind, low, high):
 
 
 def run_script(main):
-    """Run the ``main`` of a script: what the user can mend is one line, the rest a traceback."""
+    """Run the ``main`` of a script: what the user can fix is one line, the rest a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # the terminal may not be able to show × or Chinese characters
             stream.reconfigure(errors="replace")

@@ -9,10 +9,10 @@ import argparse
 import json
 import pickle
 import platform
-import statistics
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -25,7 +25,7 @@ def predict(model, images, preprocessing, batch_size=500, dtype=None):
     """Return the logits of images, in evaluation mode and without augmentation.
 
     Args:
-        model: network on any device; it is left in the mode it was in.
+        model: network on any device; it is put into evaluation mode.
         images: uint8 tensor N×28×28.
         preprocessing: the arguments of ``data.preprocess`` that the network was trained with.
         batch_size: images per forward pass; it changes the result by rounding at most.
@@ -35,14 +35,12 @@ def predict(model, images, preprocessing, batch_size=500, dtype=None):
         float32 tensor N×10 on the CPU.
     """
     device = next(model.parameters()).device
-    was_training = model.training
     model.eval()
     logits = []
     for batch in images.split(batch_size):
         x = data.preprocess(batch.to(device), **preprocessing)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             logits.append(model(x).float().cpu())
-    model.train(was_training)
     return torch.cat(logits)
 
 
@@ -91,12 +89,12 @@ def measure_latency(model, images, preprocessing):
         return timer.blocked_autorange(min_run_time=1).times  # seconds
 
     images = images[:256].to(device)
-    q1, median, q3 = (1000 * t for t in statistics.quantiles(measure(images[:1]), n=4))
+    q1, median, q3 = (1000 * np.percentile(measure(images[:1]), (25, 50, 75))).tolist()
     return {
         "batch_1_ms": median,
         "batch_1_ms_quartiles": (q1, q3),
         "large_batch": len(images),
-        "large_batch_images_per_second": len(images) / statistics.median(measure(images)),
+        "large_batch_images_per_second": len(images) / np.median(measure(images)).item(),
         "device": device.type,
         "device_name": describe_device(device),
         "threads": threads,
@@ -152,16 +150,17 @@ def read_checkpoint(path):
         ) from None
     except Exception as error:  # a damaged file can make both of them raise nearly anything
         raise data.UserError(f"{path} is not a checkpoint, or is truncated ({error!r})") from None
-    keys = checkpoint.keys() if isinstance(checkpoint, dict) else ()
-    if not {"config", "model"} <= set(keys):
+    if not isinstance(checkpoint, dict) or not {"config", "epoch", "model"} <= checkpoint.keys():
         raise data.UserError(
-            f'{path} is not a checkpoint of train.py: it has no "config" and "model". Bare weights '
-            'can be wrapped: torch.save({"config": {"model": NAME, "width": 64, "dropout": 0.0}, '
-            '"epoch": 0, "model": state_dict}, FILE)'
+            f'{path} is not a checkpoint of train.py: it lacks "config", "epoch" or "model". Bare '
+            'weights can be wrapped: torch.save({"model": state_dict, "epoch": 0, '
+            '"config": {"model": NAME, "width": 64, "dropout": 0.0}}, FILE)'
         )
     config = checkpoint["config"]
     if not isinstance(config, dict) or not {"model", "width", "dropout"} <= config.keys():
         raise data.UserError(f'{path}: its "config" lacks "model", "width" or "dropout"')
+    if not isinstance(checkpoint["model"], dict):
+        raise data.UserError(f'{path}: its "model" is not a state_dict')
     if config["model"] not in MODELS:
         raise data.UserError(f"{path}: no network {config['model']!r} in models.py")
     for prefix in ("module.", "_orig_mod."):  # of DataParallel and of torch.compile
@@ -171,7 +170,8 @@ def read_checkpoint(path):
 
 
 def use_device(name="auto", threads=0):
-    """Return the device of that name, ready to compute; "auto" prefers an accelerator to the CPU.
+    """Return the device of that name, and set what holds for the whole process: the number of CPU
+    threads, and that float32 is float32. "auto" prefers an accelerator to the CPU.
 
     Args:
         name: "auto", "cpu", "cuda", "cuda:1", "mps" …
@@ -180,7 +180,7 @@ def use_device(name="auto", threads=0):
     Raises:
         UserError: there is no such device on this machine.
     """
-    # float32 must be float32: by default NVIDIA GPUs round the operands of convolutions to TF32.
+    # By default NVIDIA GPUs round the operands of float32 convolutions to TF32, which has 10 bits.
     torch.backends.cudnn.allow_tf32 = False
     if threads:
         torch.set_num_threads(threads)
@@ -258,15 +258,19 @@ def main(argv=None):
     add("--ckpt", required=True, help="checkpoint written by train.py")
     add("--split", choices=("test", "val"), default="test", help="images to evaluate on")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
-    add("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
+    add(
+        "--threads",
+        type=data.number(int, 0, 1024),
+        default=0,
+        help="CPU threads; 0: PyTorch's choice",
+    )
     add("--data-dir", default="data", help="folder of the data set")
     args = parser.parse_args(argv)
-    if args.threads < 0:
-        parser.error("--threads must be at least 0")
 
     device = use_device(args.device, args.threads)
     model, checkpoint = load_checkpoint(args.ckpt)
     model.to(device)
+    # The validation images are some of the 60,000 training images.
     images, labels = data.load(args.data_dir, train=args.split == "val")
     index = torch.arange(len(images))  # of each image in its file
     if args.split == "val":
@@ -298,10 +302,11 @@ def main(argv=None):
     result_path = path.with_name(f"{prefix}evaluation.json")
     predictions_path = path.with_name(f"{prefix}predictions.csv")
     data.write_file(result_path, (json.dumps(result, indent=1) + "\n").encode())
-    confidence, predicted = logits.softmax(1).max(1)
-    columns = zip(index.tolist(), labels.tolist(), predicted.tolist(), confidence, strict=True)
-    names = ("index", "true", "predicted", "probability")
-    rows = [dict(zip(names, (*row, f"{p:.4f}"), strict=True)) for *row, p in columns]
+    probability, predicted = logits.softmax(1).max(1)
+    table = torch.stack([index, labels, predicted], 1).tolist()
+    rows = []
+    for (i, true, answer), p in zip(table, probability.tolist(), strict=True):
+        rows.append({"index": i, "true": true, "predicted": answer, "probability": f"{p:.4f}"})
     data.write_csv(predictions_path, rows)
     print(f"written: {result_path} and {predictions_path}")
 

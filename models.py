@@ -3,10 +3,11 @@
 They follow a course report that reached 85.1 %, 95.0 % and 94.9 % with them (see README.md). Each
 takes a float batch B×1×28×28 and returns logits B×10. The ResNets are those of He et al. 2016
 ("Deep Residual Learning for Image Recognition", arXiv:1512.03385, table 1), adapted to small grey
-images: the first convolution is 3×3 with stride 1 instead of 7×7 with stride 2, there is no
-max-pooling and one input channel, and dropout comes before the last linear layer.
+images: one input channel, a first convolution of 3×3 with stride 1 instead of 7×7 with stride 2,
+no max-pooling, and dropout before the last linear layer.
 
-To add a network: write a class, give it a name in ``MODELS``, and train it with ``--model NAME``.
+To add a network, write a class and a line in ``MODELS``, such as
+``"cnn": lambda width, dropout: CNN(),``, and train it with ``--model cnn``.
 """
 
 import torch
@@ -68,7 +69,7 @@ class ResNet(nn.Module):
         num_classes: number of logits.
     """
 
-    def __init__(self, num_blocks, width=64, dropout=0.3, num_classes=10):
+    def __init__(self, num_blocks, width, dropout, num_classes=10):
         super().__init__()
         self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -86,7 +87,7 @@ class ResNet(nn.Module):
         return nn.Sequential(*blocks)
 
     def features(self, x):
-        """Return the last feature maps, B×512×4×4."""
+        """Return the last feature maps, B×512×4×4 (extras/explain.py shows them)."""
         x = F.relu(self.bn1(self.conv1(x)))  # B×64×28×28
         x = self.layer1(x)  # B×64×28×28
         x = self.layer2(x)  # B×128×14×14

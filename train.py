@@ -29,15 +29,15 @@ from tqdm import tqdm
 
 try:
     import fcntl
-except ImportError:  # Windows: there nothing keeps two trainings out of one folder
+except ImportError:  # on Windows there is no lock against two trainings in one folder
     fcntl = None
 
 import data
-import evaluate  # predict(), load_checkpoint() and what the machine can do
+import evaluate  # for predict(), load_checkpoint(), use_device() and the test at the end
 from models import MODELS, build_model, count_parameters
 
-# The report's recipe, with the usual learning rate and batch size, which it does not state.
-REPORT = {
+# The report's recipe. It states neither batch size nor learning rate: these are the usual ones.
+REPORT_RECIPE = {
     "epochs": 133,  # its "about 50,000 steps"
     "batch_size": 128,
     "optimizer": "adam",
@@ -49,9 +49,9 @@ REPORT = {
     "dropout": 0.3,
     "pixels": "28",
 }
-MLP = {**REPORT, "epochs": 400, "batch_size": 256, "optimizer": "adamw", "padding": 1}
-RESNET = {
-    **REPORT,
+MLP_RECIPE = {**REPORT_RECIPE, "epochs": 400, "batch_size": 256, "optimizer": "adamw", "padding": 1}
+RESNET_RECIPE = {
+    **REPORT_RECIPE,
     "epochs": 16,
     "batch_size": 256,
     "optimizer": "muon",
@@ -61,18 +61,17 @@ RESNET = {
     "dropout": 0.0,
     "pixels": "16,28",  # 16×16 for the first half of the epochs, then 28×28
 }
-MODERN = {"mlp": MLP, "resnet18": RESNET, "resnet34": RESNET}
-PLAIN = {**REPORT, "epochs": 20}  # of every other network
-# Optimizer: its default learning rate and weight decay.
+# A network of your own starts from the report's recipe, with fewer epochs.
+OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}
+MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
+# Default learning rate and weight decay. With muon they are those of SGD, which trains the rest;
+# Muon's own learning rate is --muon-lr.
 OPTIMIZERS = {"adam": (1e-3, 0.0), "adamw": (2e-3, 0.1), "sgd": (0.1, 5e-4), "muon": (0.2, 5e-4)}
 
-LOG_STEPS = 25  # one row of steps.csv is the mean loss of this many steps
+LOG_STEPS = 25  # a row of steps.csv is the mean training loss of so many steps
 
 
-# ---- One epoch
-
-
-def train_epoch(network, optimizers, train_set, epoch, pixels, args):  # noqa: PLR0917
+def train_epoch(network, optimizers, train_set, epoch, pixels, args):
     """Train for one epoch.
 
     Args:
@@ -88,19 +87,21 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):  # noqa: P
         predictions, number of images.
     """
     images, labels = train_set
-    rank, world = processes()
+    rank, world = processes()  # 0, 1 without torchrun; add_up() then changes nothing
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
     sums = []
     network.train()
-    # disable=None shows the progress bar on a terminal only.
+    # The progress bar is shown by process 0, and (None) on a terminal only.
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=rank > 0 or None)
     for i, batch in enumerate(bar):
         step = epoch * len(batches) + i
-        torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)  # for dropout
+        # For dropout and erasing. One seed per step, so that a resumed run draws the same numbers.
+        torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
         set_learning_rate(optimizers, args, (epoch + i / len(batches)) / args.epochs)
         index = batch[rank::world]  # this process's share of the batch
         x = make_inputs(images, index, augmentation, pixels, args)  # B×1×pixels×pixels
         y = labels[index]
+        # bfloat16 has 16 bits and is faster where the hardware has it; the loss needs 32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = network(x).float()  # B×10
         loss = F.cross_entropy(logits, y, label_smoothing=args.label_smoothing)
@@ -110,17 +111,18 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):  # noqa: P
             optimizer.step()
         # These stay on the device: reading a number in each step would make a GPU wait.
         sums.append(torch.stack([loss.detach() * len(y), (logits.argmax(1) == y).sum()]))
-    sums = add_up(torch.stack(sums).double()).cpu()
-    return torch.cat([sums, torch.tensor([[len(batch)] for batch in batches])], 1)
+    sums = add_up(torch.stack(sums)).cpu()
+    return torch.cat([sums, torch.tensor([[len(batch)] for batch in batches])], 1).double()
 
 
 def draw_epoch(n, epoch, args, device):
     """Draw the order and the augmentation of an epoch, from the seed and its number alone.
 
     Returns:
-        batches: tuple of int64 index tensors. A last batch of less than a quarter is left out.
-        augmentation: offsets, flips and boxes of the n images (see data.py). Draw those of a new
-            augmentation last, so that the other random numbers stay the same.
+        batches: tuple of int64 index tensors. A last batch of less than a quarter is left out: so
+            few images give a noisy step.
+        augmentation: dictionary of the random numbers of all n images. Those of a new augmentation
+            are drawn last, so that the others stay the same.
     """
     generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)
     batches = torch.randperm(n, generator=generator).to(device).split(args.batch_size)
@@ -128,16 +130,18 @@ def draw_epoch(n, epoch, args, device):
         batches = batches[:-1]
     offsets, flips = data.draw_crops(n, args.padding, args.flip, generator)
     boxes = data.draw_boxes(n, args.erase, generator)
-    return batches, (offsets.to(device), flips.to(device), boxes.to(device))
+    augmentation = {"offsets": offsets, "flips": flips, "boxes": boxes}
+    return batches, {name: drawn.to(device) for name, drawn in augmentation.items()}
 
 
 def make_inputs(images, index, augmentation, pixels, args):
-    """Augment some of the images, uint8 N×28×28: float32 B×1×pixels×pixels for B indices."""
-    offsets, flips, boxes = (drawn[index] for drawn in augmentation)
-    x = data.crop_and_flip(images[index], offsets, flips, args.padding)
+    """Select B of N images, uint8 N×28×28, and augment them as drawn by ``draw_epoch``: float32
+    B×1×pixels×pixels."""
+    drawn = {name: values[index] for name, values in augmentation.items()}
+    x = data.crop_and_flip(images[index], drawn["offsets"], drawn["flips"], args.padding)
     if args.erase:
-        x = data.erase(x, boxes)
-    return data.preprocess(x, pixels)
+        x = data.erase(x, drawn["boxes"])
+    return data.preprocess(x, pixels)  # what works on floats comes after this
 
 
 def validate(model, val_set, pixels, args):
@@ -146,18 +150,16 @@ def validate(model, val_set, pixels, args):
     if not len(images):
         return math.nan, math.nan
     rank, world = processes()
-    if world > 1:  # process 0 saves the checkpoint, so its BatchNorm statistics count
+    if world > 1:  # each process has its own BatchNorm statistics; those of process 0 are saved
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
     dtype = torch.bfloat16 if args.precision == "bfloat16" else None
     logits = evaluate.predict(model, images[rank::world], data.preprocessing(pixels), dtype=dtype)
     y = labels[rank::world]
     sums = [F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()]
-    loss, correct = add_up(torch.stack(sums).to(next(model.parameters()).device)).tolist()
+    sums = torch.stack(sums).to(next(model.parameters()).device)  # where processes can add up
+    loss, correct = add_up(sums).tolist()
     return loss / len(images), correct / len(images)
-
-
-# ---- Learning rate and optimizers
 
 
 def cosine(progress):
@@ -183,18 +185,19 @@ def set_learning_rate(optimizers, args, progress):
 
 
 def build_optimizers(model, args):
-    """Return the list of the optimizers: one, or Muon and SGD for what Muon is not meant for.
+    """Return a list of optimizers: one, or SGD and Muon. A new optimizer needs a branch here and
+    a line in ``OPTIMIZERS``.
 
     Raises:
         UserError: Muon is asked for and the network has no kernels for it.
     """
-    parameters, kernels = list(model.parameters()), []
+    parameters, kernels = [p for p in model.parameters() if p.requires_grad], []
     if args.optimizer == "muon":  # all 3×3 kernels but the first, which has one input channel
         kernels = [p for p in parameters if p.shape[2:] == (3, 3) and p.shape[1] > 1]
         if not kernels:
             raise data.UserError(f"--optimizer muon is for 3×3 convolutions: {args.model} has none")
     matrices = [p for p in parameters if p.ndim > 1 and all(p is not k for k in kernels)]
-    vectors = [p for p in parameters if p.ndim == 1]  # biases and BatchNorm: no weight decay
+    vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
     groups = [
         {"params": matrices, "weight_decay": args.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -203,7 +206,7 @@ def build_optimizers(model, args):
         optimizers = [torch.optim.Adam(groups, args.lr, fused=True)]
     elif args.optimizer == "adamw":
         optimizers = [torch.optim.AdamW(groups, args.lr, fused=True)]
-    else:
+    elif args.optimizer in ("sgd", "muon"):
         optimizers = [torch.optim.SGD(groups, args.lr, momentum=0.9, nesterov=True, fused=True)]
     if kernels:
         optimizers.append(Muon(kernels, args.muon_lr))
@@ -214,10 +217,11 @@ def build_optimizers(model, args):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum with an orthogonalised update, for the kernels of convolutions.
+    """Momentum with an orthogonalised update, for the kernels of convolutions before a BatchNorm.
 
-    Jordan 2024 (kellerjordan.github.io/posts/muon), in the form of his airbench94: each step also
-    rescales the kernel to the norm √(output channels). The BatchNorm after it cancels the scale,
+    A gradient is usually dominated by a few directions; orthogonalised, it moves the kernel equally
+    far in all of them (Jordan 2024, kellerjordan.github.io/posts/muon). As in his airbench94, each
+    step also rescales the kernel to the norm √(output channels). The BatchNorm cancels the scale,
     so this only fixes the size of a step relative to the weights, as weight decay would.
 
     ``torch.optim.Muon`` does not serve: it takes matrices only and computes in bfloat16, which is
@@ -231,6 +235,8 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         for group in self.param_groups:
             for kernel in group["params"]:  # out×in×3×3
+                if kernel.grad is None:
+                    continue
                 state = self.state[kernel]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(kernel)
@@ -242,11 +248,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(x, steps=3):
-    """Bring the singular values of a matrix m×n near 1, by Jordan's Newton-Schulz iteration
-    X ← (aI + bG + cG²) X with G = XXᵀ, m×m.
+    """Bring the singular values of a matrix m×n near 1.
 
-    With P for the bracket, the next G is PGP. So it is enough to iterate on G and to multiply X by
-    the product of all P once, at the end, which takes half the time.
+    Jordan's Newton-Schulz iteration is X ← PX with P = aI + bG + cG² and G = XXᵀ, which is only
+    m×m. As P is symmetric, the next G is (PX)(PX)ᵀ = PGP. So it is enough to iterate on G and to
+    multiply X by the product of all P at the end, in half the time.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     gram = x @ x.T
@@ -260,16 +266,14 @@ def orthogonalize(x, steps=3):
     return product / squared_norm.sqrt() @ x
 
 
-# ---- Several processes
-
-
 def processes():
     """Return the number of this process, from 0, and how many there are, as torchrun says it."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join_processes(device, args):
-    """Connect the processes that torchrun started; return the device of this one."""
+    """Connect the processes, if torchrun has started several, and return the device of this one.
+    Only process 0 will print, and after a restart by torchrun all of them resume."""
     rank, world = processes()
     if world > max(1, args.batch_size // 4):  # the last batch may have only a quarter
         raise data.UserError(f"{world} processes are too many for batches of {args.batch_size}")
@@ -281,7 +285,7 @@ def join_processes(device, args):
         # torchrun --max-restarts has started all processes again after one of them died.
         args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if rank > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (process 0 prints for all)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (process 0 prints)
     return device
 
 
@@ -292,8 +296,6 @@ def add_up(tensor):
     return tensor
 
 
-# ---- The folder of a run
-
 # These may change when a run is resumed.
 FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_dir")
 
@@ -303,7 +305,7 @@ def open_run(run, options, resume):
 
     Returns:
         checkpoint: the content of last.pt; None if the run is new.
-        lock: an open file, which keeps other trainings out of the folder until it is closed.
+        lock: in process 0 an open file, which locks the folder until the process ends.
 
     Raises:
         UserError: the folder holds something that this training would overwrite or cannot resume.
@@ -313,14 +315,15 @@ def open_run(run, options, resume):
         run.mkdir(parents=True, exist_ok=True)
         lock = open(run / "lock", "w", encoding="utf-8")  # noqa: SIM115
         try:
-            fcntl and fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise data.UserError(f"{run} is being trained by another process") from None
     others = {file.name for file in run.glob("*")} - {"lock", "last.pt.tmp"}
     if last.exists():
         if not resume:
             raise data.UserError(f"{run} holds a run: --resume continues it, --name starts another")
-        _, checkpoint = evaluate.load_checkpoint(last)
+        checkpoint = evaluate.read_checkpoint(last)
         if not checkpoint.keys() >= {"optimizers", "log", "steps"}:
             raise data.UserError(f"{last} holds weights, but not what --resume needs")
         for name, value in options.items():
@@ -334,8 +337,34 @@ def open_run(run, options, resume):
     return checkpoint, lock
 
 
-def save(path, state, model, optimizers=None):
-    """Write a checkpoint: best.pt for evaluate.py or, with the optimizers, last.pt for --resume."""
+def step_rows(sums, epoch):
+    """Return the rows of steps.csv of an epoch: the mean loss of each 25 steps."""
+    rows = []
+    for i, part in enumerate(sums.split(LOG_STEPS)):
+        step = epoch * len(sums) + i * LOG_STEPS + len(part)
+        rows.append({"step": step, "train_loss": (part[:, 0].sum() / part[:, 2].sum()).item()})
+    return rows
+
+
+def save_epoch(run, board, state, model, optimizers, is_best):
+    """Write what an epoch has changed. last.pt comes last: if the process dies before that,
+    --resume repeats the epoch and writes the same again."""
+    log = state["log"]
+    for name, value in log[-1].items():
+        board.add_scalar(f"epoch/{name}", value, log[-1]["step"])
+    for row in state["steps"]:
+        if len(log) == 1 or row["step"] > log[-2]["step"]:
+            board.add_scalar("train/loss_by_step", row["train_loss"], row["step"])
+    board.flush()
+    data.write_csv(run / "log.csv", log)
+    data.write_csv(run / "steps.csv", state["steps"])
+    if is_best:
+        save_checkpoint(run / "best.pt", state, model)
+    save_checkpoint(run / "last.pt", state, model, optimizers)
+
+
+def save_checkpoint(path, state, model, optimizers=()):
+    """Write a checkpoint; with the optimizers it can be resumed."""
     checkpoint = {**state, "model": model.state_dict()}
     if optimizers:
         checkpoint["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
@@ -361,12 +390,12 @@ def environment(device):
     }
 
 
-# ---- Options
-
-
 def resolutions(text):
-    """An argparse type: a list of resolutions such as 16,28."""
-    return [data.number(int, 8, 64)(size) for size in text.split(",")]
+    """An argparse type: a list of rising resolutions such as 16,28."""
+    sizes = [data.number(int, 8, 64)(size) for size in text.split(",")]
+    if sizes != sorted(sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} does not rise")
+    return sizes
 
 
 def folder_name(text):
@@ -387,14 +416,14 @@ def parse_args(argv):
     add = parser.add_argument_group("recipe").add_argument
     add("--model", choices=MODELS, default="resnet18", help="network to train")
     add("--recipe", choices=("report", "modern"), default="modern", help="sets the defaults below")
-    add("--epochs", type=number(int, 1, 10**5), help="passes over the training images")
+    add("--epochs", type=number(int, 1, 10**4), help="passes over the training images")
     add("--batch-size", type=number(int, 1, 10**5), help="images per step")
-    add("--optimizer", choices=OPTIMIZERS, help="sgd: with Nesterov momentum 0.9; "
-        "muon: Muon for the 3×3 convolutions but the first, SGD for the rest")  # fmt: skip
-    add("--lr", type=rate, help="highest learning rate of Adam, AdamW or SGD")
+    add("--optimizer", choices=OPTIMIZERS, help="sgd: with Nesterov momentum 0.9; muon: Muon for "
+        "3×3 convolutions (but the first) before a BatchNorm, SGD for the rest")  # fmt: skip
+    add("--lr", type=rate, help="highest learning rate, with muon that of SGD")
     add("--muon-lr", type=rate, default=0.12, help="highest learning rate of Muon")
-    add("--schedule", choices=SCHEDULES, help="course of the learning rate by step")
-    add("--weight-decay", type=rate, help="weight decay; Muon's kernels and vectors have none")
+    add("--schedule", choices=SCHEDULES, help="shape of the learning rate over the training")
+    add("--weight-decay", type=rate, help="weight decay, but not of biases, BatchNorm or Muon")
     add("--label-smoothing", type=share, help="amount of label smoothing")
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop; 0: none")
     add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
@@ -406,9 +435,9 @@ def parse_args(argv):
     add("--train-on", choices=("split", "all"), default="split",
         help="all: the validation images, too; best.pt is then the last epoch")  # fmt: skip
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=seed, default=0, help="seed of all random numbers")
+    add("--seed", type=seed, default=0, help="seed of all but the validation split")
     add("--runs", default="runs", help="folder of all runs")
-    add("--name", type=folder_name, help="folder of this run (default: the model's name)")
+    add("--name", type=folder_name, help="folder of this run in it")
     add("--resume", action="store_true", help="continue the run of that name, if there is one")
     add("--no-test", action="store_true", help="skip testing at the end")
     add = parser.add_argument_group("machine").add_argument
@@ -418,16 +447,17 @@ def parse_args(argv):
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
         help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
 
-    # The other defaults depend on recipe, model and optimizer, so these are parsed first.
+    # The other defaults depend on recipe, model and optimizer, so these are parsed first. argparse
+    # converts a default that is a string, such as "16,28", like an argument.
     known, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
-    recipe = REPORT if known.recipe == "report" else MODERN.get(known.model, PLAIN)
+    recipe = REPORT_RECIPE if known.recipe == "report" else MODERN.get(known.model, OWN_RECIPE)
     lr, weight_decay = OPTIMIZERS[known.optimizer or recipe["optimizer"]]
     parser.set_defaults(**recipe, lr=lr, weight_decay=weight_decay, name=known.model)
     return parser.parse_args(argv)
 
 
 def pixels_by_epoch(sizes, epochs):
-    """Return one resolution per epoch; the last epoch always has the last one."""
+    """Return one resolution per epoch, such as 16, 16, 28, 28. The last epoch has the last one."""
     return [sizes[math.ceil((epoch + 1) * len(sizes) / epochs) - 1] for epoch in range(epochs)]
 
 
@@ -443,15 +473,12 @@ def check_pixels(model, args):
             raise data.UserError(f"{args.model} cannot take --pixels {size}: {reason}") from None
 
 
-# ---- Everything together
-
-
 def load_sets(args, device):
     """Return images and labels for training, on the device, and those for validation."""
     images, labels = data.load(args.data_dir, train=True)
     if not args.no_test:
         data.load(args.data_dir, train=False)  # a damaged test set is found now, not at the end
-    train_index, val_index = data.split_indices(len(images))
+    train_index, val_index = data.split_indices()
     if args.train_on == "all":
         train_index, val_index = torch.arange(len(images)), val_index[:0]
     train_set = images[train_index].to(device), labels[train_index].to(device)
@@ -471,46 +498,48 @@ def main(argv=None):
     optimizers = build_optimizers(model, args)
     run, is_main = Path(args.runs) / args.name, processes()[0] == 0
 
-    # Start or resume. The state is all that a checkpoint holds besides weights and optimizers.
+    # Start or resume. The state is what a checkpoint holds besides the weights and the optimizers.
     options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
-    checkpoint, lock = open_run(run, options, args.resume)  # noqa: RUF059 (the lock stays open)
-    config = {**options, "parameters": count_parameters(model), **environment(device)}
-    state = {"config": config, "epoch": 0, "log": [], "steps": []}
+    checkpoint, lock = open_run(run, options, args.resume)  # noqa: RUF059 (the lock is kept)
+    here = {"parameters": count_parameters(model), **environment(device)}
+    state = {"config": {**options, **here}, "epoch": 0, "log": [], "steps": []}
     state["preprocessing"] = data.preprocessing(sizes[0])
     if checkpoint:
         model.load_state_dict(checkpoint["model"])
         for optimizer, saved in zip(optimizers, checkpoint["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         state = {key: checkpoint[key] for key in state}
-        state["config"].setdefault("resumed", []).append(environment(device))
-        print(f"resuming {run} after epoch {state['epoch']}")
-    log, steps = state["log"], state["steps"]
+        state["config"].setdefault("resumed", []).append(here)
+    log = state["log"]
     if is_main:
         if not checkpoint:
-            save(run / "last.pt", state, model, optimizers)
+            save_checkpoint(run / "last.pt", state, model, optimizers)
         data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
         board = SummaryWriter(run, purge_step=log[-1]["step"] + 1 if log else None)
-        batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
-        x = make_inputs(train_set[0], batches[0][:64], augmentation, sizes[0], args)
-        board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
+        if not log:  # show the first images as the network sees them
+            batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
+            x = make_inputs(train_set[0], batches[0][:64], augmentation, sizes[0], args)
+            board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
     print(
-        f"{args.model} ({config['parameters']:,} parameters) on {config['device_name']}, "
-        f"{config['threads']} threads, {args.precision}: {args.epochs} epochs into {run}"
+        f"{args.model} ({here['parameters']:,} parameters) on {here['device_name']}, "
+        f"{here['threads']} threads, {args.precision}: epochs {state['epoch'] + 1} to "
+        f"{args.epochs} into {run}"
     )
 
     for epoch in range(state["epoch"], args.epochs):
         start = time.perf_counter()
         sums = train_epoch(network, optimizers, train_set, epoch, sizes[epoch], args)
-        seconds = time.perf_counter() - start
-        train_loss, train_accuracy = (sums[:, :2].sum(0) / sums[:, 2].sum()).tolist()
+        train_seconds = time.perf_counter() - start
         val_loss, val_accuracy = validate(model, val_set, sizes[epoch], args)
+        train_loss, train_accuracy = (sums[:, :2].sum(0) / sums[:, 2].sum()).tolist()
         finite = all(tensor.isfinite().all() for tensor in model.state_dict().values())
         if not (finite and math.isfinite(train_loss)):
             raise data.UserError(
                 f"the loss or a weight is not finite in epoch {epoch + 1}; {run / 'last.pt'} holds "
-                f"epoch {epoch}; try a lower --lr in a new run"
+                f"the state after epoch {epoch}; try a lower --lr in a new run"
             )
+        # The training loss has augmentation and label smoothing, the validation loss has neither.
         row = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * len(sums),
@@ -521,31 +550,19 @@ def main(argv=None):
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
             "seconds": time.perf_counter() - start,
-            "images_per_second": sums[:, 2].sum().item() / seconds,
+            "images_per_second": sums[:, 2].sum().item() / train_seconds,
         }
-        # Accuracies at different resolutions do not compare, and the test has the last one.
+        # Accuracies at different resolutions do not compare, so each resolution starts afresh.
         earlier = [old["val_accuracy"] for old in log if old["pixels"] == sizes[epoch]]
         is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
         log.append(row)
-        for i, part in enumerate(sums.split(LOG_STEPS)):
-            loss, _, images = part.sum(0).tolist()
-            step = epoch * len(sums) + i * LOG_STEPS + len(part)
-            steps.append({"step": step, "train_loss": loss / images})
-            if is_main:
-                board.add_scalar("train/loss_by_step", loss / images, step)
+        state["steps"] += step_rows(sums, epoch)
         state |= {"epoch": epoch + 1, "preprocessing": data.preprocessing(sizes[epoch])}
-        if is_main:  # last.pt comes last: whoever dies before it repeats this epoch when resumed
-            for name, value in row.items():
-                board.add_scalar(f"epoch/{name}", value, row["step"])
-            board.flush()
-            data.write_csv(run / "log.csv", log)
-            data.write_csv(run / "steps.csv", steps)
-            if is_best:
-                save(run / "best.pt", state, model)
-            save(run / "last.pt", state, model, optimizers)
+        if is_main:
+            save_epoch(run, board, state, model, optimizers, is_best)
         text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
         text += f"accuracy {100 * train_accuracy:.2f} %; {row['seconds']:.1f} s"
-        if len(val_set[0]):
+        if args.train_on == "split":
             text += f"; validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %"
             text += " (best)" if is_best else ""
         print(text)

@@ -1,21 +1,22 @@
-"""Measure what each change of the recipe gives: from the report's to the modern one and back.
+"""Measure what each change of the recipe gives.
 
     make ablation
 
-Each study adds the changes to the report's recipe one by one, then takes each of them alone out of
-the modern recipe, then tries others on top of it. Every run is a train.py of its own, evaluated on
-the validation images only, with some seeds; each is one row of ablation.csv. A run that the CSV
-already has is not repeated, one that was interrupted is resumed. At the end a table and a figure of
-each study are drawn from ablation.csv; `--draw` does nothing else.
+A study starts from the report's recipe and adds one change after another, up to the modern recipe.
+Then it takes single changes out of the modern recipe, and tries others in addition. Each run is a
+training by train.py, evaluated on the validation images only, and one row of ablation.csv. A run
+that the CSV already has is not repeated, one that was interrupted is resumed. At the end a table
+and a figure of each study are drawn from ablation.csv; `--draw` does nothing else.
 
-The ResNet18 of these studies has 16 channels instead of 64 (0.7 M parameters), so that a run takes
-minutes on one thread; all runs of a study have the same number of epochs.
+The ResNet18 of these studies has 16 channels instead of 64 (0.7 M parameters), so a run takes
+minutes on one thread.
 """
 
 import argparse
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -28,102 +29,116 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
-from analyze import COLOURS, describe_place, open_folder, read, save, write_table
+from analyze import COLOURS, describe_place, open_folder, save, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = (
     "study", "change", "seed", "val_accuracy", "minutes", "epochs", "processor", "threads",
     "precision",
 )  # fmt: skip
-SGD = {"optimizer": "sgd", "lr": 0.1, "schedule": "triangle", "weight_decay": 5e-4}
-MUON = ("optimizer", "lr", "muon_lr", "batch_size")
 
-# Study: model, number of epochs, seeds; the changes in their order as (name, options that it sets,
-# options that undo it: those of the report if None, not tried if {}); and what else is tried.
+# Each study: options of train.py that all its runs have, the number of seeds, and the changes by
+# name. A change gives the options in which its runs differ from the modern recipe; it may also set
+# "epochs", for example to compare at equal time. "+" stands for: and all changes above.
 STUDIES = {
-    "mlp": (
-        {"model": "mlp", "epochs": 60},
-        range(5),
-        [
-            ("padding 1", ("padding",), None),
-            ("weight decay 0.1", ("weight_decay",), None),
-            ("batch 256, lr 0.002", ("batch_size", "lr"), None),
-        ],
-        {
-            "padding 2": {"padding": 2},
-            "flips without crop": {"augment": "flip"},
-            "no augmentation": {"augment": "none"},
-            "label smoothing 0.1": {"label_smoothing": 0.1},
-            "random erasing 0.25": {"erase": 0.25},
-            "weight average 0.999": {"ema": 0.999},
+    "mlp": {
+        "base": {"model": "mlp", "epochs": 60},
+        "seeds": 5,
+        "changes": {
+            "report": {"recipe": "report"},
+            "+ padding 1": {"recipe": "report", "padding": 1},
+            "+ AdamW": {"recipe": "report", "padding": 1, "optimizer": "adamw"},
+            "+ batches of 256": {},  # now it is the modern recipe
+            "modern − padding 1": {"padding": 4},
+            "modern − AdamW": {"optimizer": "adam"},
+            "modern, padding 2": {"padding": 2},
+            "modern, flips without crop": {"padding": 0},
+            "modern, no augmentation": {"padding": 0, "flip": 0},
+            "modern, label smoothing 0.1": {"label_smoothing": 0.1},
+            "modern, random erasing 0.25": {"erase": 0.25},
         },
-    ),
-    "resnet18": (
-        {"model": "resnet18", "width": 16, "epochs": 8},
-        range(3),
-        [
-            ("padding 1", ("padding",), None),
-            ("no dropout", ("dropout",), None),
-            ("SGD, one cycle", SGD, {}),
-            ("label smoothing 0.1", ("label_smoothing",), None),
-            ("random erasing 0.5", ("erase",), None),
-            ("Muon", MUON, SGD | {"batch_size": 128, "muon_lr": 0.0}),
-            ("resolution from 16 to 28", ("pixels",), None),
-            ("pruning", ("prune",), None),
-        ],
-        {
-            "padding 2": {"padding": 2},
-            "flips without crop": {"augment": "flip"},
-            "rotation by up to 10°": {"rotate": 10},
-            "brightness ± 20 %": {"brightness": 0.2},
-            "random erasing 0.25": {"erase": 0.25},
-            "label smoothing 0.2": {"label_smoothing": 0.2},
-            "weight average 0.99": {"ema": 0.99},
+    },
+    "resnet18": {
+        "base": {"model": "resnet18", "width": 16, "epochs": 8},
+        "seeds": 3,
+        "changes": {
+            "report": {"recipe": "report"},
+            "+ padding 1": {"recipe": "report", "padding": 1},
+            "+ no dropout": {"recipe": "report", "padding": 1, "dropout": 0},
+            "+ SGD, one cycle": {"batch_size": 128, "optimizer": "sgd", "label_smoothing": 0,
+                                 "pixels": 28},
+            "+ label smoothing 0.1": {"batch_size": 128, "optimizer": "sgd", "pixels": 28},
+            "+ Muon, batches of 256": {"pixels": 28},
+            "+ 16, then 28 pixels": {},  # now it is the modern recipe
+            "modern − padding 1": {"padding": 4},
+            "modern − no dropout": {"dropout": 0.3},
+            "modern − label smoothing 0.1": {"label_smoothing": 0},
+            "modern − Muon, batches of 256": {"batch_size": 128, "optimizer": "sgd"},
+            "modern, padding 2": {"padding": 2},
+            "modern, flips without crop": {"padding": 0},
+            "modern, no augmentation": {"padding": 0, "flip": 0},
+            "modern, label smoothing 0.2": {"label_smoothing": 0.2},
+            "modern, random erasing 0.25": {"erase": 0.25},
+            "modern, AdamW": {"optimizer": "adamw"},
         },
-    ),
-}
-
-
-def configurations(study):
-    """Return the options of each run of a study by the name of its change, in order."""
-    from train import RECIPES, REPORT  # noqa: PLC0415 (not needed to draw)
-
-    fixed, _, changes, extras = STUDIES[study]
-    modern = RECIPES["modern"][fixed["model"]] | fixed
-    options = REPORT | fixed
-    result = {"report": options}
-    for name, sets, _ in changes:
-        new = sets if isinstance(sets, dict) else {key: modern[key] for key in sets}
-        options = options | new
-        result[f"+ {name}"] = options
-    if options != modern:
-        raise ValueError(f"the changes of {study} do not lead to its modern recipe")
-    for name, sets, undo in changes[:-1]:  # without the last one it is the line before it
-        if undo != {}:
-            result[f"modern − {name}"] = modern | (undo or {key: REPORT[key] for key in sets})
-    return result | {f"modern, {name}": modern | new for name, new in extras.items()}
+    },
+}  # fmt: skip
 
 
 def run(study, change, seed, options, args):
     """Train one network; return its row, or None if it failed."""
-    name = f"{study}-{list(configurations(study)).index(change)}-{seed}"
-    command = [sys.executable, ROOT / "train.py", "--recipe", "report", "--resume", "--no-test"]
-    command += ["--runs", args.runs, "--name", name, "--seed", str(seed)]
+    name = re.sub(r"[^\w.+]+", "-", f"{study} {change} {seed}".replace("−", "minus"))
+    command = [sys.executable, ROOT / "train.py", "--resume", "--no-test", "--seed", str(seed)]
+    command += ["--runs", args.runs, "--name", name]
     command += ["--threads", str(args.threads), "--data-dir", args.data_dir]
     for key, value in options.items():
         command += ["--" + key.replace("_", "-"), str(value)]
-    with open(Path(args.runs) / f"{name}.txt", "w") as output:
+    with open(Path(args.runs) / f"{name}.txt", "w", encoding="utf-8") as output:
         if subprocess.run(command, stdout=output, stderr=output, check=False).returncode:
-            print(f"{name} ({change}) failed; see {output.name}", file=sys.stderr)
+            print(f"{name} failed; see {output.name}", file=sys.stderr, flush=True)
             return None
-    config = json.loads((Path(args.runs) / name / "config.json").read_text())
-    with open(Path(args.runs) / name / "log.csv") as file:
+    folder = Path(args.runs) / name
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
-    final = [epoch for epoch in log if epoch["pixels"] == log[-1]["pixels"]]
-    best = max(float(epoch["val_accuracy"]) for epoch in final)
-    minutes = sum(float(epoch["seconds"]) for epoch in log) / 60
-    where = (config["device_name"], config["threads"], config["precision"])
-    return (study, change, seed, f"{best:.6f}", f"{minutes:.2f}", options["epochs"], *where)
+    # As in train.py, the best accuracy is that at the last resolution.
+    last = [float(row["val_accuracy"]) for row in log if row["pixels"] == log[-1]["pixels"]]
+    minutes = sum(float(row["seconds"]) for row in log) / 60
+    place = [config[key] for key in ("device_name", "threads", "precision")]
+    return study, change, seed, f"{max(last):.6f}", f"{minutes:.2f}", options["epochs"], *place
+
+
+def list_jobs(args, done):
+    """Return study, change, seed and options of the runs that are not done.
+
+    Args:
+        args: options of the command line.
+        done: set of (study, change, seed); the seed is a string.
+    """
+    jobs = []
+    for name in args.studies:
+        study = STUDIES[name]
+        # Runs of another length are a study of their own, in the folder names and in the CSV.
+        shown = f"{name}-{args.epochs}epochs" if args.epochs else name
+        for seed in range(args.seeds or study["seeds"]):  # the first seed of all changes first
+            for change, new in study["changes"].items():
+                options = {**study["base"], **new}
+                if args.epochs:
+                    options["epochs"] = args.epochs
+                if args.only in change and (shown, change, str(seed)) not in done:
+                    jobs.append((shown, change, seed, options))
+    return jobs
+
+
+def read_done(path):
+    """Return (study, change, seed) of each row of an ablation.csv; none if there is no file."""
+    if not path.exists():
+        return set()
+    with open(path, newline="", encoding="utf-8-sig") as file:  # also with Excel's BOM
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != HEADER:
+            raise data.UserError(f"{path}: its first row is not {','.join(HEADER)}")
+        return {(row["study"], row["change"], row["seed"]) for row in reader}
 
 
 def average_seeds(file):
@@ -200,7 +215,11 @@ def plot(rows, folder, name):
 
 def draw(path, folder):
     """Draw the table and the figure of each study in an ablation.csv."""
-    rows = read(Path(path), average_seeds)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = average_seeds(file)
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise data.UserError(f"{path}: {error!r}") from None
     if not rows:
         raise data.UserError(f"{path}: there is no row to draw")
     for study in dict.fromkeys(row["study"] for row in rows):
@@ -213,62 +232,48 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument(
-        "--studies", nargs="+", choices=STUDIES, default=list(STUDIES), help="which"
-    )
-    parser.add_argument("--only", default="", help="changes whose name contains this")
-    parser.add_argument("--seeds", type=int, help="number of seeds (default: the study's own)")
-    parser.add_argument("--epochs", type=int, help="of each run, for a quick look (default: the "
-        "study's own; --out should then be another file)")  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
-    parser.add_argument("--threads", type=int, default=1, help="of each run")
-    parser.add_argument("--list", action="store_true", help="show the runs, start none")
-    parser.add_argument("--runs", default="runs/ablation", help="folder of the runs")
-    parser.add_argument("--data-dir", default="data", help="folder of the data set")
-    parser.add_argument("--out", default="results/ablation.csv", help="file to add the rows to")
-    parser.add_argument("--figures", default="figures", help="folder of the tables and figures")
-    parser.add_argument("--draw", action="store_true", help="draw what --out has, start no run")
+    number, add = data.number(int, 1, 10_000), parser.add_argument
+    add("--studies", nargs="+", choices=STUDIES, default=list(STUDIES), help="what to measure")
+    add("--only", default="", help="only changes whose name contains this")
+    add("--seeds", type=number, help="seeds of each change (default: the study's own number)")
+    add("--epochs", type=number, help="epochs of all runs (default: the study's own number)")
+    add("--jobs", type=number, default=os.cpu_count(), help="runs at the same time")
+    add("--threads", type=number, default=1, help="CPU threads of each run")
+    add("--list", action="store_true", help="show the runs, start none")
+    add("--runs", default="runs/ablation", help="folder of the runs")
+    add("--data-dir", default="data", help="folder of the data set")
+    add("--out", default="runs/ablation.csv", help="file to add the rows to")
+    add("--figures", default="figures", help="folder of the tables and figures")
+    add("--draw", action="store_true", help="draw what --out has, start no run")
     args = parser.parse_args()
+    out = Path(args.out)
     if args.draw:
-        draw(args.out, open_folder(args.figures))
+        draw(out, open_folder(args.figures))
         return
 
-    out = Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Path(args.runs).mkdir(parents=True, exist_ok=True)
-    done = set()
-    if out.exists():
-        with open(out, newline="", encoding="utf-8-sig") as file:
-            done = {(row["study"], row["change"], row["seed"]) for row in csv.DictReader(file)}
-    todo = []
-    for study in args.studies:
-        seeds = range(args.seeds) if args.seeds else STUDIES[study][1]
-        for seed in seeds:  # all changes with the first seed first: an early look at the whole
-            for change, options in configurations(study).items():
-                if args.only in change and (study, change, str(seed)) not in done:
-                    shorter = {"epochs": args.epochs} if args.epochs else {}
-                    todo.append((study, change, seed, options | shorter))
-    print(f"{len(done)} runs are in {out}, {len(todo)} are to be done", flush=True)
+    done = read_done(out)
+    jobs = list_jobs(args, done)
+    print(f"{len(done)} runs are in {out}, {len(jobs)} are to be done", flush=True)
     if args.list:
-        for study, change, seed, options in todo:
-            report = configurations(study)["report"]
-            differs = {k: v for k, v in options.items() if report.get(k) != v}
-            print(f"{study:10} {change:40} seed {seed}  {differs}")
+        for study, change, seed, options in jobs:
+            print(f"{study:10} {change:30} seed {seed}  {options}")
         return
+    Path(args.runs).mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     failed = 0
     with ThreadPoolExecutor(args.jobs) as pool:
-        for row in pool.map(lambda job: run(*job, args), todo):
+        for row in pool.map(lambda job: run(*job, args), jobs):
             if row is None:
                 failed += 1
                 continue
-            new = not out.exists()
+            rows = [row] if out.exists() else [HEADER, row]
             with open(out, "a", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows([HEADER, row] if new else [row])
+                csv.writer(file, lineterminator="\n").writerows(rows)
             print(*row[:5], sep=", ", flush=True)
     if out.exists():
         draw(out, open_folder(args.figures))
     if failed:
-        sys.exit(f"ablation.py: {failed} runs failed")
+        raise data.UserError(f"{failed} runs failed; the same command tries them again")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""Measure the speed of this machine and of this code on it: training, data, inference.
+"""Measure the speed of this machine, and of this code on it: data, training, inference.
 
     make bench
 
-All measurements are made by one run, interleaved, each one repeated after a warm-up, so that they
-may be compared with one another (and with those of no other machine). "Plain" is the textbook's
-loop: float32, channels outermost (NCHW), torchvision's transforms in a DataLoader without workers.
-"Ours" is what train.py does, with "default malloc" without its ``keep_freed_memory``. Writes
-bench.csv and bench.md.
+Writes bench.csv and bench.md. "Plain" is the usual loop: float32, channels first (NCHW),
+torchvision's transforms in a DataLoader. "Ours" is what train.py does.
+
+The cases are measured in turn, several times each, because a shared machine is faster in some
+minutes than in others: only numbers of one run of this script compare. That is why
+torch.utils.benchmark.Timer, which measures one case after another, is not used here.
+
+The last column compares the arithmetic per second of a training with that of one large matrix
+product of PyTorch in the same precision. It can exceed 100 %: on AMD processors PyTorch's float32
+product is slower than its convolutions.
 """
 
 import argparse
-import csv
 import itertools
 import statistics
 import sys
@@ -19,99 +23,81 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import datasets, transforms
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
 import evaluate
-from models import MODELS, Conv3x3, build_model
-from train import Muon, has_native_bfloat16, keep_freed_memory
+import train
+from models import MODELS, build_model
 
 BATCH = 128
+NCHW, NHWC = torch.contiguous_format, torch.channels_last
+PRODUCT = "matrix product 4096³"
 
 
-def textbook_batches(data_dir, workers):
-    """Endless batches of torchvision's transforms in a DataLoader."""
+# ---- The cases: each is a function that does some work and returns how much
+
+
+def plain_batches(data_dir, workers):
+    """Yield batches from torchvision's transforms and a DataLoader, without end."""
     transform = transforms.Compose(
         [
             transforms.RandomCrop(28, padding=4),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
-            transforms.Normalize((0.5,), (0.5,)),
+            transforms.Normalize(data.MEAN, data.STD),
         ]
     )
-    dataset = datasets.FashionMNIST(data_dir, train=True, transform=transform)
-    loader = DataLoader(dataset, BATCH, shuffle=True, drop_last=True, num_workers=workers)
+    # download=True unpacks the .gz files, which data.py can read as they are.
+    dataset = datasets.FashionMNIST(data_dir, train=True, transform=transform, download=True)
+    loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=workers)
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
 def our_batches(images, labels):
-    """Endless batches as train.py makes them."""
-    for seed in itertools.count():
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(images), generator=generator).to(images.device)
-        draws = data.draw_augmentation(len(images), "crop-flip", 4, generator)
-        offsets, flips = (t.to(images.device) for t in draws)
-        for index in order[: len(order) // BATCH * BATCH].split(BATCH):
-            x = data.apply_augmentation(images[index], offsets[index], flips[index], 4)
-            yield data.normalize(x), labels[index]
+    """Yield batches as train.py makes them, without end."""
+    args = train.parse_args(["--recipe", "report", "--batch-size", str(BATCH)])
+    for epoch in itertools.count():
+        batches, augmentation = train.draw_epoch(len(images), epoch, args, images.device)
+        for index in batches:
+            yield train.make_inputs(images, index, augmentation, 28, args), labels[index]
 
 
 def take(batches, count):
-    """Return a case that takes some batches and nothing else."""
+    """Return a case that makes some batches."""
 
     def run():
-        for x, _ in itertools.islice(batches, count):
-            x.sum()
-        return count * BATCH
+        return sum(len(x) for x, _ in itertools.islice(batches, count))
 
     return run
 
 
-def train(name, batches, count, device, *, layout, dtype):
+def train_steps(name, batches, count, device, *, layout, dtype):
     """Return a case that makes some training steps with Adam."""
     model = build_model(name).to(device, memory_format=layout)
-    for module in model.modules():
-        if isinstance(module, Conv3x3) and layout == torch.contiguous_format:
-            module.__class__ = nn.Conv2d  # the textbook's
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
 
     def run():
+        images = 0
         for x, y in itertools.islice(batches, count):
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                logits = model(x.to(device))
-            loss = F.cross_entropy(logits.float(), y.to(device))
+                logits = model(x.to(device)).float()
+            loss = F.cross_entropy(logits, y.to(device))
             model.zero_grad()
             loss.backward()
             optimizer.step()
-        return count * BATCH
+            images += len(x)
+        return images
 
     return run
 
 
-def orthogonalize(matrix, count, *, by_gram):
-    """Return a case that orthogonalises a matrix by Muon's iteration some times."""
-    muon = Muon([torch.zeros(1)], lr=0.1)
-
-    def run():
-        for _ in range(count):
-            if by_gram:
-                muon.orthogonalize(matrix)
-                continue
-            x = matrix / matrix.norm()  # as published
-            for _ in range(3):
-                gram = x @ x.T
-                x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-        return count
-
-    return run
-
-
-def infer(name, x, count, *, layout, dtype):
+def infer(name, x, count, layout, dtype):
     """Return a case that classifies a batch some times."""
     model = build_model(name).eval().to(x.device, memory_format=layout)
 
@@ -126,7 +112,7 @@ def infer(name, x, count, *, layout, dtype):
 
 
 def multiply(size, dtype, device):
-    """Return a case that multiplies two square matrices; it counts operations, not images."""
+    """Return a case that multiplies two square matrices and returns the number of operations."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
     def run():
@@ -136,120 +122,147 @@ def multiply(size, dtype, device):
     return run
 
 
-def default_malloc(run):
-    """The same case without train.py's ``keep_freed_memory``."""
+def orthogonalize_as_published(matrix, steps=3):
+    """Return the same as train.orthogonalize, computed by the published iteration on X itself."""
+    x = matrix / matrix.norm()
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
 
-    def run_so():
-        keep_freed_memory(False)
-        count = run()
-        keep_freed_memory()
-        return count
 
-    return run_so
+def apply(function, matrix):
+    """Return a case that applies a function to a matrix once."""
+
+    def run():
+        function(matrix)
+        return 1
+
+    return run
+
+
+def build_cases(device, args):
+    """Return the cases by name and variant, in the order of the table."""
+    dtype = torch.bfloat16 if evaluate.has_native_bfloat16(device) else None
+    images, labels = (t.to(device) for t in data.load(args.data_dir, train=True))
+    kernel = torch.randn(512, 4608, device=device)
+    cases = {(PRODUCT, "float32"): multiply(4096, torch.float32, device)}
+    if dtype:
+        cases[PRODUCT, "bfloat16"] = multiply(4096, dtype, device)
+    cases |= {
+        ("Muon 512×4608", "as published"): apply(orthogonalize_as_published, kernel),
+        ("Muon 512×4608", "on the Gram matrix"): apply(train.orthogonalize, kernel),
+        ("data", "DataLoader without workers"): take(plain_batches(args.data_dir, 0), 20),
+        ("data", "DataLoader with 2 workers"): take(plain_batches(args.data_dir, 2), 50),
+        ("data", "ours"): take(our_batches(images, labels), 300),
+    }
+    for name in args.models:
+        steps = 20 if name == "mlp" else 2
+        plain, ours = plain_batches(args.data_dir, 0), our_batches(images, labels)
+        variants = {"plain": (plain, NCHW, None), "ours float32": (ours, NHWC, None)}
+        if dtype:
+            variants["ours bfloat16"] = (ours, NHWC, dtype)
+        for how, (batches, layout, kind) in variants.items():
+            run = train_steps(name, batches, steps, device, layout=layout, dtype=kind)
+            cases[f"train {name}", how] = run
+        for size, count in ((1, 30), (256, 1)):
+            x = data.preprocess(images[:size])
+            for how, (_, layout, kind) in variants.items():
+                cases[f"infer {name} batch {size}", how] = infer(name, x, count, layout, kind)
+    return cases
+
+
+# ---- Measuring and writing
+
+
+def measure(cases, repeats, device):
+    """Time all cases in turn, several times; return a list of rates, per second, for each."""
+    rates = {key: [] for key in cases}
+    for repeat in tqdm(range(repeats + 1), "rounds", disable=None):
+        for key, run in cases.items():
+            synchronize(device)
+            start = time.perf_counter()
+            count = run()
+            synchronize(device)
+            if repeat:  # the first round is the warm-up
+                rates[key].append(count / (time.perf_counter() - start))
+    return rates
+
+
+def synchronize(device):
+    """Wait until the device has done all that was asked of it."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def count_flops(name):
-    """Floating-point operations of a training step, forward and backward, per image."""
+    """Return the floating-point operations of a training step, per image."""
     with FlopCounterMode(display=False) as counter:
         build_model(name)(torch.zeros(2, 1, 28, 28)).sum().backward()
     return counter.get_total_flops() / 2
 
 
-def measure(cases, repeats, device):
-    """Time all cases in turn, and that several times; return a list of rates for each."""
-    rates = {key: [] for key in cases}
-    for repeat in range(repeats + 1):
-        for key, run in cases.items():
-            evaluate.synchronize(device)
-            start = time.perf_counter()
-            count = run()
-            evaluate.synchronize(device)
-            if repeat:  # the first round is the warm-up
-                rates[key].append(count / (time.perf_counter() - start))
-        print(f"round {repeat} of {repeats}", file=sys.stderr, flush=True)
-    return rates
+def three_digits(value):
+    """Write a number with three significant digits, or more if it has more before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def tabulate(rates):
+    """Return the rows of the table, one dictionary for each case."""
+    medians = {key: statistics.median(values) for key, values in rates.items()}
+    first = {}
+    rows = []
+    for (what, how), values in rates.items():
+        unit, scale = ("GFLOP/s", 1e9) if what == PRODUCT else ("images/s", 1)
+        unit = "kernels/s" if what.startswith("Muon") else unit
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        row = {
+            "what": what,
+            "how": how,
+            "median": three_digits(median / scale),
+            "25 %": three_digits(low / scale),
+            "75 %": three_digits(high / scale),
+            "unit": unit,
+            "× the first": f"{median / first.setdefault(what, median):.2f}",
+            "of the matrix product": "",
+        }
+        if what.startswith("train"):
+            precision = "bfloat16" if "bfloat16" in how else "float32"
+            share = median * count_flops(what.split()[1]) / medians[PRODUCT, precision]
+            row["of the matrix product"] = f"{100 * share:.1f} %"
+        rows.append(row)
+    return rows
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="to measure")
-    parser.add_argument("--repeats", type=int, default=7, help="measurements of each case")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps …")
-    parser.add_argument("--threads", type=int, default=0, help="on the CPU; 0: PyTorch's choice")
-    parser.add_argument("--data-dir", default="data", help="folder of the data set")
-    parser.add_argument("--out", default="results", help="folder of bench.csv and bench.md")
+    add, networks = parser.add_argument, list(MODELS)
+    add("--models", nargs="+", choices=networks, default=networks, help="networks to measure")
+    add("--repeats", type=data.number(int, 2, 1000), default=7, help="measurements of each case")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
+    add("--threads", type=data.number(int, 0, 1024), default=0,
+        help="CPU threads; 0: PyTorch's choice")  # fmt: skip
+    add("--data-dir", default="data", help="folder of the data set")
+    add("--out", default="runs", help="folder of bench.csv and bench.md")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.repeats < 3:
-        parser.error("--repeats must be at least 3")
-    keep_freed_memory()
-    device = evaluate.pick_device(args.device)
-    dtype = torch.bfloat16 if has_native_bfloat16(device) else None
-    nchw, nhwc = torch.contiguous_format, torch.channels_last
-    images, labels = (t.to(device) for t in data.load(args.data_dir, train=True))
 
-    cases = {("matrix product 4096³", "float32"): multiply(4096, torch.float32, device)}
-    if dtype:
-        cases["matrix product 4096³", "bfloat16"] = multiply(4096, dtype, device)
-    kernel = torch.randn(512, 4608, device=device)
-    for how, by_gram in (("as published", False), ("on the Gram matrix", True)):
-        cases["Muon, 512×4608, float32", how] = orthogonalize(kernel, 3, by_gram=by_gram)
-    cases["data", "DataLoader, 0 workers"] = take(textbook_batches(args.data_dir, 0), 20)
-    cases["data", "DataLoader, 2 workers"] = take(textbook_batches(args.data_dir, 2), 100)
-    cases["data", "ours"] = take(our_batches(images, labels), 300)
-    for name in args.models:
-        steps = 40 if name == "mlp" else 2
-        plain, ours = textbook_batches(args.data_dir, 0), our_batches(images, labels)
-        kinds = [("plain", plain, nchw, None), ("ours, float32", ours, nhwc, None)]
-        kinds += [("ours, bfloat16", ours, nhwc, dtype)] if dtype else []
-        for how, batches, layout, kind in kinds:
-            run = train(name, batches, steps, device, layout=layout, dtype=kind)
-            cases[f"train {name}", how] = default_malloc(run) if how == "plain" else run
-        cases[f"train {name}", f"{how}, default malloc"] = default_malloc(run)
-        for n in (1, 256):
-            x, count = data.normalize(images[:n]), 1 if n > 1 else 30
-            for how, _, layout, kind in kinds:
-                run = infer(name, x, count, layout=layout, dtype=kind)
-                key = f"infer {name}, batch {n}", how
-                cases[key] = default_malloc(run) if how == "plain" else run
-
-    rates = measure(cases, args.repeats, device)
-    peaks = {how: statistics.median(r) for (what, how), r in rates.items() if "product" in what}
-    rows = []
-    for (what, how), values in rates.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        first = statistics.median(next(v for (w, _), v in rates.items() if w == what))
-        unit, scale = ("GFLOP/s", 1e9) if "product" in what else ("images/s", 1)
-        unit = "kernels/s" if "Muon" in what else unit
-        share = ""
-        if what.startswith("train"):
-            used = middle * count_flops(what.split()[1])
-            share = f"{used / peaks['bfloat16' if 'bfloat16' in how else 'float32']:.1%}"
-        numbers = (f"{x / scale:.0f}" for x in (middle, low, high))
-        row = (what, how, *numbers, unit, f"{middle / first:.2f}", share)
-        rows.append(row)
-
+    device = evaluate.use_device(args.device, args.threads)
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    header = ("what", "how", "median", "25 %", "75 %", "unit", "× the first", "of the product's")
-    with open(out / "bench.csv", "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    out.mkdir(parents=True, exist_ok=True)  # a mistake shows now, not after the measurements
+    rows = tabulate(measure(build_cases(device, args), args.repeats, device))
     machine = (
         f"{evaluate.describe_device(device)}, {torch.get_num_threads()} threads, "
         f"PyTorch {torch.__version__}, batches of {BATCH}, {args.repeats} rounds"
     )
-    lines = [machine, "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    (out / "bench.md").write_text("\n".join(lines) + "\n")
+    lines = [machine, "", "| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
+    data.write_csv(out / "bench.csv", rows)
+    data.write_file(out / "bench.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
     print(f"\nwritten: {out / 'bench.csv'} and {out / 'bench.md'}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"bench.py: {error}")
+    data.run_script(main)

@@ -2,16 +2,15 @@
 
     python extras/explain.py --ckpt pretrained/resnet18.pt
 
-Writes label_errors.png and label_errors.md (from the validation images, which the network was not
-trained on) and, for a ResNet, cam.png (class activation maps of right and wrong shirts) and
-features.png (t-SNE of the pixels beside that of the last features, of the same test images).
+Writes label_errors.png and label_errors.md, from the validation images, which the network was not
+trained on. For a ResNet it also writes cam.png, class activation maps of correct and wrong shirts,
+and features.png, t-SNE of the pixels beside t-SNE of the last features of the same test images.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
 import evaluate
-from analyze import SHORT, save, scatter_classes, show, write_table
+from analyze import SHORT, open_folder, save, scatter_classes, show, write_table
 
 SHIRT = data.CLASSES.index("Shirt")
 
@@ -30,15 +29,16 @@ def suspect_labels(probabilities, labels):
     """Find images whose label is probably wrong, by confident learning (Northcutt, Jiang & Chuang
     2021, arXiv:1911.00068, equations 1 and 2, ranked by normalised margin).
 
-    A class's threshold is the mean probability that images labelled so get for it. An image is
-    suspected to belong to the likeliest class whose threshold it reaches, if that is not its label.
+    The threshold of a class is the mean probability of the class over the images with its label.
+    Among the classes whose threshold an image reaches, the most probable is suspected, if it is
+    not the label.
 
     Args:
         probabilities: tensor N×C of images that the network was not trained on.
         labels: int64 tensor N.
 
     Returns:
-        indices of the suspected images, the surest first, and the class suspected for each.
+        indices of the suspected images, most confident first, and the class suspected for each.
     """
     counts = torch.bincount(labels, minlength=probabilities.shape[1])
     sums = torch.zeros(probabilities.shape[1], dtype=probabilities.dtype)
@@ -52,9 +52,9 @@ def suspect_labels(probabilities, labels):
     return indices, suspected[indices]
 
 
-def draw_label_errors(model, images, labels, folder):
-    """The sheet of the surest suspected label errors, and how many there are of each pair."""
-    probabilities = evaluate.predict(model, images).softmax(1).double()
+def draw_label_errors(model, images, labels, preprocessing, folder):
+    """Draw the most confident suspected label errors, and count them by pair of classes."""
+    probabilities = evaluate.predict(model, images, preprocessing).softmax(1).double()
     indices, suspected = suspect_labels(probabilities, labels)
     figure, axes = plt.subplots(4, 8, figsize=(11, 7.2), layout="constrained")
     for axis in axes.flat:
@@ -64,7 +64,7 @@ def draw_label_errors(model, images, labels, folder):
         show(axis, images[index], title)
     figure.suptitle(
         f"{len(indices)} of {len(labels):,} validation labels are suspected to be wrong: "
-        "label, and what the network says"
+        "label and suspected class"
     )
     save(figure, folder, "label_errors.png")
     pairs = torch.bincount(10 * labels[indices] + suspected, minlength=100)
@@ -73,44 +73,54 @@ def draw_label_errors(model, images, labels, folder):
         for i in pairs.argsort(descending=True, stable=True)[:12].tolist()
         if pairs[i]
     ]
-    write_table(table, folder, "label_errors")
+    if table:
+        write_table(table, folder, "label_errors")
 
 
 @torch.no_grad()
-def activation_maps(model, images, classes):
-    """Class activation maps (Zhou et al. 2016, arXiv:1512.04150) of a ResNet, N×28×28.
+def averages_features(model, image, preprocessing):
+    """Return whether a network ends like a ResNet: features, their averages, a linear layer."""
+    if not (hasattr(model, "features") and hasattr(model, "fc")):
+        return False
+    maps = model.features(data.preprocess(image, **preprocessing))
+    return maps.ndim == 4 and getattr(model.fc, "in_features", 0) == maps.shape[1]
 
-    The head is linear in the average-pooled feature maps, so that a class's logit is the mean of
-    the maps weighted by the head's row of that class: that weighted sum shows where it comes from.
+
+@torch.no_grad()
+def activation_maps(model, images, classes, preprocessing):
+    """Return class activation maps (Zhou et al. 2016, arXiv:1512.04150), N×28×28.
+
+    The logit of a class is a weighted sum of the averages of the feature maps, plus a bias. So the
+    weighted sum of the maps themselves shows which places of the image the logit comes from.
     """
-    features = model.features(data.normalize(images))  # N×512×4×4
+    features = model.features(data.preprocess(images, **preprocessing))  # N×512×4×4
     maps = torch.einsum("nchw,nc->nhw", features, model.fc.weight[classes])
     return F.interpolate(maps[:, None], size=28, mode="bilinear", align_corners=False)[:, 0]
 
 
-def draw_activation_maps(model, images, labels, folder):
-    """Where the evidence for the predicted class lies in right and in wrong shirts."""
+def draw_activation_maps(model, images, labels, preprocessing, folder):
+    """Draw shirts, classified correctly and wrongly, with the map of the predicted class."""
     shirts = (labels == SHIRT).nonzero().flatten()
-    predicted = evaluate.predict(model, images[shirts]).argmax(1)
+    predicted = evaluate.predict(model, images[shirts], preprocessing).argmax(1)
     figure, axes = plt.subplots(2, 8, figsize=(12, 3.8), layout="constrained")
-    for row, right in zip(axes, (True, False), strict=True):
-        which = ((predicted == SHIRT) == right).nonzero().flatten()[:8]
-        maps = activation_maps(model, images[shirts[which]], predicted[which])
+    for row, correct in zip(axes, (True, False), strict=True):
+        which = ((predicted == SHIRT) == correct).nonzero().flatten()[:8]
+        maps = activation_maps(model, images[shirts[which]], predicted[which], preprocessing)
         for axis, i, heat in zip(row, which, maps, strict=False):
             show(axis, images[shirts[i]], SHORT[predicted[i]])
             axis.imshow(heat, cmap="inferno", alpha=0.5)
-        row[0].set_ylabel("right" if right else "wrong")
-    figure.suptitle("Shirts: where the evidence for the predicted class lies (bright: most)")
+        row[0].set_ylabel("correct" if correct else "wrong")
+    figure.suptitle("Shirts and the predicted class: the logit comes from the bright places")
     save(figure, folder, "cam.png")
 
 
 @torch.no_grad()
-def draw_features(model, images, labels, folder):
-    """t-SNE of the pixels and of the features in front of the head, of the same images."""
-    batches = images.split(250)
-    features = torch.cat([model.features(data.normalize(b)).mean((2, 3)) for b in batches])
+def draw_features(model, images, labels, preprocessing, folder):
+    """Draw t-SNE of the pixels, and of the features before the last layer, of the same images."""
+    batches = (data.preprocess(batch, **preprocessing) for batch in images.split(250))
+    features = torch.cat([model.features(x).mean((2, 3)) for x in batches])
     figure, axes = plt.subplots(1, 2, figsize=(15, 6.5), layout="constrained")
-    kinds = ((images.flatten(1) / 255, "pixels"), (features, "features in front of the head"))
+    kinds = ((images.flatten(1) / 255, "pixels"), (features, "features before the last layer"))
     for axis, (points, name) in zip(axes, kinds, strict=True):
         tsne = TSNE(2, init="pca", perplexity=30, random_state=0)
         scatter_classes(axis, tsne.fit_transform(points.numpy()), labels.numpy())
@@ -125,32 +135,33 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--ckpt", required=True, help="checkpoint of train.py")
-    parser.add_argument("--out", default="figures", help="folder of the figures")
-    parser.add_argument("--tsne-images", type=int, default=3000, help="test images in the t-SNE")
-    parser.add_argument("--data-dir", default="data", help="folder of the data set")
+    add = parser.add_argument
+    add("--ckpt", required=True, help="checkpoint of train.py")
+    add("--out", default="figures", help="folder of the figures")
+    add("--tsne-images", type=data.number(int, 31, 10_000), default=3000,
+        help="test images in the t-SNE")  # fmt: skip
+    add("--data-dir", default="data", help="folder of the data set")
     args = parser.parse_args()
-    mpl.use("Agg")
+
     model, checkpoint = evaluate.load_checkpoint(args.ckpt)
-    config = checkpoint["config"]
-    folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    if config.get("train_on") == "all":
-        print("label errors: left out, the network was trained on the validation images, too")
+    preprocessing, folder = checkpoint["preprocessing"], open_folder(args.out)
+    if checkpoint["config"].get("train_on") == "all":
+        print("label errors are left out: the network was trained on the validation images, too")
     else:
         images, labels = data.load(args.data_dir, train=True)
-        index = data.split_indices(seed=config["split_seed"])[1]
-        draw_label_errors(model, images[index], labels[index], folder)
-    if config["model"] == "mlp":
-        print("activation maps and features: left out, the MLP has no feature maps")
-        return
+        _, index = data.split_indices()
+        draw_label_errors(model, images[index], labels[index], preprocessing, folder)
     images, labels = data.load(args.data_dir, train=False)
-    draw_activation_maps(model, images, labels, folder)
-    draw_features(model, images[: args.tsne_images], labels[: args.tsne_images], folder)
+    if not averages_features(model, images[:1], preprocessing):
+        print(
+            "activation maps and features are left out: they need a network that ends like a "
+            "ResNet, with feature maps from features(), their averages and a linear layer fc"
+        )
+        return
+    draw_activation_maps(model, images, labels, preprocessing, folder)
+    n = args.tsne_images
+    draw_features(model, images[:n], labels[:n], preprocessing, folder)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"explain.py: {error}")
+    data.run_script(main)

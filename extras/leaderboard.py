@@ -1,6 +1,9 @@
-"""Show our networks beside the data set's leaderboard, as a table and a chart.
+"""Tabulate all runs, and show our networks beside the data set's leaderboard.
 
-python extras/leaderboard.py
+    python extras/leaderboard.py
+
+Writes a table of all runs (runs.md and .csv), a table of the leaderboard (leaderboard.md and .csv)
+and a chart of it (leaderboard.png).
 """
 
 import argparse
@@ -37,12 +40,43 @@ LEADERBOARD = (
 )
 
 
+def tabulate_runs(runs, folder):
+    """One row per run, with all that was measured."""
+    rows = []
+    for run in runs:
+        accuracy = interval = latency = speed = "–"
+        if run.evaluation:
+            low, high = run.evaluation["accuracy_95"]
+            accuracy, interval = f"{100 * run.accuracy:.2f} %", f"{100 * low:.2f}–{100 * high:.2f}"
+            latency = f"{run.latency:.2f} ms"
+            speed = f"{run.evaluation['latency']['large_batch_images_per_second']:,.0f}"
+        done, planned = len(run.log), run.epochs
+        row = {
+            "run": run.name,
+            "network": run.model,
+            "recipe": run.recipe,
+            "width": run.width,
+            "seed": run.seed,
+            "test accuracy": accuracy,
+            "95 % interval": interval,
+            # The validation images may have been trained on, too.
+            "validation": f"{100 * run.best_validation:.2f} %" if run.best_validation else "–",
+            "epochs": str(done) if done == planned else f"{done} of {planned}",
+            "minutes": f"{run.minutes:.1f}",
+            "latency, batch 1": latency,
+            "processor": run.place,
+            "images/s at batch 256": speed,
+        }
+        rows.append(row)
+    write_table(rows, folder, "runs")
+
+
 def collect_entries(runs):
     """Return name, test accuracy and source of the leaderboard's entries and of each network, with
     the report's recipe and with ours; the highest accuracy first."""
     tested = [run for run in runs if run.evaluation]
-    ours = [run for report in (True, False) for run in pick_runs(tested, report).values()]
-    entries = [(run.name, run.evaluation["accuracy"], "ours") for run in ours]
+    ours = pick_runs(tested, report=True) + pick_runs(tested, report=False)
+    entries = [(run.name, run.accuracy, "ours") for run in ours]
     entries += [(name, accuracy, "leaderboard") for name, accuracy in LEADERBOARD]
     return sorted(entries, key=lambda entry: -entry[1])
 
@@ -72,10 +106,13 @@ def main():
     )
     add = parser.add_argument
     add("--runs", nargs="+", default=["runs", "results"], help="folders of runs, first one first")
-    add("--out", default="figures", help="folder of the table and the chart")
+    add("--out", default="figures", help="folder of the tables and the chart")
     args = parser.parse_args()
-    entries = collect_entries(find_runs(args.runs))
+    runs = find_runs(args.runs)
     folder = open_folder(args.out)
+    if runs:
+        tabulate_runs(runs, folder)
+    entries = collect_entries(runs)
     keys = ("network", "test accuracy", "from")
     rows = [(name, f"{100 * accuracy:.2f} %", source) for name, accuracy, source in entries]
     write_table([dict(zip(keys, row, strict=True)) for row in rows], folder, "leaderboard")

@@ -1,90 +1,105 @@
-"""Publish a finished run: its small files, and its weights rounded to half precision.
+"""Publish a finished run: its small files, and its weights rounded to float16.
 
     python extras/publish.py --run runs/resnet18 --weights
 
-Copies config.json, log.csv, steps.csv, evaluation.json and predictions.csv into results/<name>.
-With --weights it also writes pretrained/<name>.pt: the weights alone, kernels and matrices in
-float16, judges what was written on the whole test set again by evaluate.py, and lists the file
-with its accuracy and SHA-256 in pretrained/README.md.
+Copies config.json, log.csv, steps.csv, evaluation.json and predictions.csv into results/NAME. With
+--weights it also writes pretrained/NAME.pt, tests the rounded weights, and lists the file with its
+accuracy and SHA-256 in pretrained/README.md.
 """
 
 import argparse
 import hashlib
 import io
-import json
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import data
 import evaluate
-import train
+from train import folder_name
 
 FILES = ("config.json", "log.csv", "steps.csv", "evaluation.json", "predictions.csv")
+KEYS = ("config", "epoch", "preprocessing", "model")  # of a checkpoint; the logs are in FILES
 HEADER = """# Trained weights
 
-`python evaluate.py --ckpt pretrained/FILE` judges them. Kernels and matrices are rounded to
-float16, and the accuracy is that of the rounded weights.
+Evaluate them with `python evaluate.py --ckpt pretrained/FILE`. Kernels and matrices are rounded to
+float16; the test accuracy is that of the rounded weights.
 
 | file | test accuracy | MB | SHA-256 |
 | --- | --- | --- | --- |
 """
 
 
+def round_weights(path):
+    """Return the bytes of a checkpoint with kernels and matrices in float16."""
+    _, checkpoint = evaluate.load_checkpoint(path)
+    published = {key: checkpoint[key] for key in KEYS}
+    # BatchNorm's vectors stay in float32: they are few, and small variances would become 0.
+    published["model"] = {
+        name: tensor.half() if tensor.ndim > 1 else tensor
+        for name, tensor in checkpoint["model"].items()
+    }
+    buffer = io.BytesIO()
+    torch.save(published, buffer)
+    return buffer.getvalue()
+
+
+def measure_accuracy(content, data_dir):
+    """Return the test accuracy of a checkpoint, given as bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rounded.pt"
+        path.write_bytes(content)
+        model, checkpoint = evaluate.load_checkpoint(path)
+    images, labels = data.load(data_dir, train=False)
+    logits = evaluate.predict(model.to(evaluate.use_device()), images, checkpoint["preprocessing"])
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def list_weights(path, accuracy):
+    """Write the row of a file of weights into the table of the README beside it."""
+    listing, content = path.with_name("README.md"), path.read_bytes()
+    old = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    rows = [line for line in old if ".pt |" in line and not line.startswith(f"| {path.name} |")]
+    digest = hashlib.sha256(content).hexdigest()
+    rows.append(f"| {path.name} | {100 * accuracy:.2f} % | {len(content) / 1e6:.1f} | {digest} |")
+    data.write_file(listing, (HEADER + "\n".join(sorted(rows)) + "\n").encode())
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--run", required=True, help="folder of a run that was tested")
-    parser.add_argument("--name", default=None, help="its published name (default: the folder's)")
-    parser.add_argument("--weights", action="store_true", help="publish the weights, too")
-    parser.add_argument("--data-dir", default="data", help="folder of the data set")
-    parser.add_argument("--out", default=".", help="folder that holds results and pretrained")
+    add = parser.add_argument
+    add("--run", required=True, help="folder of a run that was tested")
+    add("--name", type=folder_name, help="name to publish it under (default: the folder's name)")
+    add("--weights", action="store_true", help="publish the weights, too")
+    add("--data-dir", default="data", help="folder of the data set")
+    add("--out", default=".", help="folder that holds results and pretrained")
     args = parser.parse_args()
     run, out = Path(args.run), Path(args.out)
-    name = args.name or run.name
+    name = args.name or run.resolve().name
 
     missing = [file for file in FILES if not (run / file).is_file()]
     if missing:
-        raise ValueError(f"{run} has no {missing[0]}: train and evaluate first")
-    folder = out / "results" / name
-    folder.mkdir(parents=True, exist_ok=True)
+        raise data.UserError(f"{run} has no {missing[0]}: train and evaluate first")
+    results = out / "results" / name
+    results.mkdir(parents=True, exist_ok=True)
     for file in FILES:
-        shutil.copyfile(run / file, folder / file)
-    print(f"copied to {folder}")
-    if not args.weights:
-        return
-
-    _, checkpoint = evaluate.load_checkpoint(run / "best.pt")
-    # BatchNorm's vectors stay in float32: they are few, and small variances would underflow.
-    weights = {
-        key: value.half() if value.ndim > 1 else value for key, value in checkpoint["model"].items()
-    }
-    buffer = io.BytesIO()
-    torch.save({**checkpoint, "model": weights}, buffer)
-    path = out / "pretrained" / f"{name}.pt"
-    path.parent.mkdir(exist_ok=True)
-    train.write(path, buffer.getbuffer())
-    evaluate.main(["--ckpt", str(path), "--data-dir", args.data_dir])
-    judged = path.with_name(f"{name}-evaluation.json")
-    accuracy = json.loads(judged.read_text())["accuracy"]
-    path.with_name(f"{name}-predictions.csv").unlink()
-    judged.unlink()
-
-    listing = path.with_name("README.md")
-    old = listing.read_text().splitlines()[len(HEADER.splitlines()) :] if listing.exists() else []
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    row = f"| {path.name} | {100 * accuracy:.2f} % | {path.stat().st_size / 1e6:.1f} | {digest} |"
-    rows = sorted([line for line in old if not line.startswith(f"| {path.name} ")] + [row])
-    listing.write_text(HEADER + "\n".join(rows) + "\n")
-    print(f"written: {path}, {100 * accuracy:.2f} % on the test set")
+        data.write_file(results / file, (run / file).read_bytes())
+    print(f"copied to {results}")
+    if args.weights:
+        content = round_weights(run / "best.pt")
+        accuracy = measure_accuracy(content, args.data_dir)
+        path = out / "pretrained" / f"{name}.pt"
+        path.parent.mkdir(exist_ok=True)
+        data.write_file(path, content)
+        list_weights(path, accuracy)
+        print(f"written: {path}, {100 * accuracy:.2f} % on the test images")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"publish.py: {error}")
+    data.run_script(main)

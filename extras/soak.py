@@ -85,8 +85,8 @@ def start_and_kill(run, moment, args):
 def try_once(number, runs, unkilled, args):
     """Kill and resume one training; return where it was killed and what is wrong afterwards."""
     run, generator = runs / f"trial-{number}", random.Random(number)
-    if number % 2:  # in each epoch three or four files are written
-        moment = generator.randrange(3 * args.epochs)
+    if number % 2:  # two files are written at the start, and three or four in each epoch
+        moment = generator.randrange(2 + 3 * args.epochs)
     else:
         moment = generator.uniform(0, unkilled["seconds"])
     place = start_and_kill(run, moment, args)
@@ -104,7 +104,7 @@ def main():
     )
     number, add = data.number(int, 1, 10_000), parser.add_argument
     add("--kills", type=number, default=100, help="number of trials, with one kill each")
-    add("--epochs", type=number, default=3, help="epochs of each training")
+    add("--epochs", type=number, default=2, help="epochs of each training")
     add("--jobs", type=number, default=os.cpu_count(), help="trials at the same time")
     add("--data-dir", default="data", help="folder of the data set")
     args = parser.parse_args()

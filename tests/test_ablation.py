@@ -9,8 +9,6 @@ sys.path.insert(0, str(ROOT / "extras"))
 
 import ablation
 
-import analyze
-
 HEADER = "study,change,seed,val_accuracy,minutes,processor,threads,precision"
 
 
@@ -34,7 +32,7 @@ def test_draw_only(tmp_path):
 def test_ablation_by_hand(elsewhere, tmp_path):
     rows = ["net,report,0,0.80,2,A,1,float32", f"net,report,1,0.82,9,{elsewhere}"]
     path = write(tmp_path / "ablation.csv", *rows, "net,+ trick,0,0.90,1,A,1,float32")
-    report, trick = analyze.read(path, ablation.average_seeds)
+    report, trick = ablation.average_seeds(path.read_text(encoding="utf-8").splitlines())
     assert (report["accuracy"], report["minutes"], report["seeds"]) == pytest.approx((0.81, 2, 2))
     # One degree of freedom: standard deviation 0.01·√2, t = 12.706.
     assert trick["half"] == pytest.approx(12.706 * 0.01 * 2**0.5, rel=1e-4)
@@ -48,7 +46,7 @@ def test_ablation_by_hand(elsewhere, tmp_path):
 def test_one_seed_has_no_interval_and_another_place_no_minutes(tmp_path):
     rows = ["net,report,0,0.9,1,A,1,float32", "net,+ a,0,0.8,1,A,1,float32"]
     path = write(tmp_path / "ablation.csv", *rows, "net,+ b,0,0.7,2,B,1,float32")
-    rows = analyze.read(path, ablation.average_seeds)
+    rows = ablation.average_seeds(path.read_text(encoding="utf-8").splitlines())
     assert all(np.isnan(row["half"]) for row in rows)
     ablation.draw(path, tmp_path)
     table = (tmp_path / "ablation_net.md").read_text(encoding="utf-8")

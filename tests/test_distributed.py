@@ -72,7 +72,8 @@ def test_two_processes_make_the_same_steps_as_one(tmp_path):
 
 def test_batch_norm_takes_each_process_its_own_share(tmp_path):
     narrow = ("--model", "resnet18", "--width", 8, "--epochs", 1, "--batch-size", 16_000,
-              "--pixels", 8, "--dropout", 0, "--padding", 0, "--flip", 0, "--name", "net")  # fmt: skip
+              "--pixels", 8, "--dropout", 0, "--padding", 0, "--flip", 0,
+              "--name", "net")  # fmt: skip
     finish(launch(tmp_path, 2, *narrow))
     images, labels = data.load(DATA, train=True)
     index, _ = data.split_indices()

@@ -2,69 +2,210 @@ import csv
 import hashlib
 import json
 import re
+import sys
 
 import matplotlib.image
 import pytest
 import torch
-from conftest import DATA, ROOT, call
+from conftest import DATA, ROOT, call, start
+from torch import nn
 
 import data
 import evaluate
 import models
-from extras import explain
+import train
+from extras import ablation, explain
 
 
-def test_publish_rounds_the_weights_and_judges_what_it_wrote(mlp_run, tmp_path):
-    call("extras/publish.py", "--run", mlp_run, "--name", "net", "--weights", "--out", tmp_path)
-    assert (tmp_path / "results/net/log.csv").read_text() == (mlp_run / "log.csv").read_text()
+class CNN(nn.Module):
+    """A network that ends in flatten → linear, as a reader of the project may add it."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.fc = nn.Linear(8 * 14 * 14, 10)
+
+    def forward(self, x):
+        return self.fc(self.features(x).flatten(1))
+
+
+def save_checkpoint(path, name, preprocessing, **config):
+    """Write a checkpoint with initial weights, as train.py does; return the network."""
+    model = models.build_model(name, width=8).eval()
+    config = {"model": name, "width": 8, "dropout": 0.0, **config}
+    content = {"config": config, "epoch": 0, "preprocessing": preprocessing}
+    torch.save({**content, "model": model.state_dict()}, path)
+    return model
+
+
+# ---- publish.py
+
+
+def test_publish_rounds_the_weights_and_tests_what_it_wrote(mlp_run, tmp_path):
+    args = ("--run", mlp_run, "--name", "net", "--weights", "--out", tmp_path)
+    (tmp_path / "pretrained").mkdir()
+    listing = tmp_path / "pretrained/README.md"
+    listing.write_text("An older header\n| --- |\n| my-net.pt | 1 % | 1 | 0 |\n", encoding="utf-8")
+    call("extras/publish.py", *args)
+    for name in ("config.json", "log.csv", "steps.csv", "evaluation.json", "predictions.csv"):
+        assert (tmp_path / "results/net" / name).read_bytes() == (mlp_run / name).read_bytes()
     weights = tmp_path / "pretrained/net.pt"
-    assert weights.stat().st_size < 0.6 * (mlp_run / "best.pt").stat().st_size
-    listing = (tmp_path / "pretrained/README.md").read_text()
-    accuracy, digest = re.search(r"net\.pt \| ([\d.]+) % \| [\d.]+ \| (\w{64})", listing).groups()
+    published = torch.load(weights, weights_only=True)
+    assert published.keys() == {"config", "epoch", "preprocessing", "model"}
+    assert published["model"]["fc1.weight"].dtype == torch.float16
+    assert published["model"]["fc1.bias"].dtype == torch.float32
+    text = listing.read_text(encoding="utf-8")
+    assert text.startswith("# Trained weights\n") and "| my-net.pt | 1 % | 1 | 0 |\n" in text
+    accuracy, digest = re.search(r"\| net\.pt \| ([\d.]+) % \| [\d.]+ \| (\w{64})", text).groups()
     assert digest == hashlib.sha256(weights.read_bytes()).hexdigest()
-    full = json.loads((mlp_run / "evaluation.json").read_text())["accuracy"]
+    full = json.loads((mlp_run / "evaluation.json").read_text(encoding="utf-8"))["accuracy"]
     assert abs(float(accuracy) - 100 * full) < 0.2
-    call("extras/publish.py", "--run", mlp_run, "--name", "net", "--weights", "--out", tmp_path)
-    assert (tmp_path / "pretrained/README.md").read_text() == listing
+    call("extras/publish.py", *args)
+    assert listing.read_text(encoding="utf-8") == text
+    assert {file.name for file in listing.parent.iterdir()} == {"README.md", "net.pt"}
+
+
+def test_publish_refuses_a_run_that_was_not_tested(tmp_path):
+    message = call("extras/publish.py", "--run", tmp_path, "--out", tmp_path, code=1)
+    assert "config.json" in message and len(message.splitlines()) == 1
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("pretrained/*.pt")), ids=lambda path: path.stem)
 def test_pretrained_weights_are_those_of_the_published_predictions(path):
-    model, _ = evaluate.load_checkpoint(path)
-    predictions = csv.DictReader((ROOT / f"results/{path.stem}/predictions.csv").open())
-    published = torch.tensor([int(row["predicted"]) for row in predictions])[:500]
+    model, checkpoint = evaluate.load_checkpoint(path)
+    with open(ROOT / f"results/{path.stem}/predictions.csv", encoding="utf-8") as file:
+        published = [int(row["predicted"]) for row in csv.DictReader(file)][:200]
     images, _ = data.load(DATA, train=False)
-    answers = evaluate.predict(model, images[:500]).argmax(1)
-    assert (answers == published).sum() >= 498  # the published weights are rounded
+    predicted = evaluate.predict(model, images[:200], checkpoint["preprocessing"]).argmax(1)
+    assert (predicted == torch.tensor(published)).sum() >= 199  # the weights are rounded
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert digest in (ROOT / "pretrained/README.md").read_text()
+    assert digest in (ROOT / "pretrained/README.md").read_text(encoding="utf-8")
 
 
-def test_publish_refuses_a_run_that_was_not_tested(tmp_path):
-    message = call("extras/publish.py", "--run", tmp_path, code=1)
-    assert "config.json" in message and len(message.splitlines()) == 1
+# ---- ablation.py, its running part
 
 
-def test_ablation_adds_a_row_a_run_and_repeats_none(tmp_path):
-    out = tmp_path / "ablation.csv"
-    args = ("--studies", "mlp", "--only", "padding 1", "--seeds", 1, "--epochs", 1, "--out", out,
-            "--runs", tmp_path)  # fmt: skip
-    call("extras/ablation.py", *args)
-    first = out.read_text()
-    rows = list(csv.DictReader(first.splitlines()))
-    assert [row["change"] for row in rows] == ["+ padding 1", "modern − padding 1"]
-    assert float(rows[0]["val_accuracy"]) > float(rows[1]["val_accuracy"]) > 0.5
-    assert "0 are to be done" in call("extras/ablation.py", *args)
-    assert out.read_text() == first
+def test_ablation_in_a_fresh_folder_adds_one_row_per_run_and_repeats_none(tmp_path):
+    args = ("--studies", "mlp", "--only", "+ padding 1", "--seeds", 1, "--epochs", 1)
+    process = start("extras/ablation.py", *args, cwd=tmp_path)
+    printed, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "1 are to be done" in printed
+    out = tmp_path / "runs/ablation.csv"
+    (row,) = csv.DictReader(out.read_text(encoding="utf-8").splitlines())
+    assert (row["study"], row["change"]) == ("mlp-1epochs", "+ padding 1")
+    (run,) = (tmp_path / "runs/ablation").glob("*/config.json")
+    config = json.loads(run.read_text(encoding="utf-8"))
+    assert (config["recipe"], config["padding"], config["epochs"]) == ("report", 1, 1)
+    log = csv.DictReader((run.parent / "log.csv").read_text(encoding="utf-8").splitlines())
+    assert float(row["val_accuracy"]) == pytest.approx(float(next(log)["val_accuracy"]), abs=1e-6)
+    assert (tmp_path / "figures/ablation_mlp-1epochs.png").exists()
+    first = out.read_bytes()
+    again = call("extras/ablation.py", *args, "--out", out, "--runs", tmp_path / "again",
+                 "--figures", tmp_path / "figures")  # fmt: skip
+    assert "0 are to be done" in again and out.read_bytes() == first
+    assert not list((tmp_path / "again").glob("*"))
 
 
-def test_bench_measures_and_writes_a_table(tmp_path):
-    call("extras/bench.py", "--models", "mlp", "--repeats", 3, "--out", tmp_path)
-    rows = list(csv.DictReader((tmp_path / "bench.csv").read_text().splitlines()))
-    rate = {(row["what"], row["how"]): float(row["median"]) for row in rows}
-    assert rate["data", "ours"] > 5 * rate["data", "DataLoader, 0 workers"]
-    assert rate["train mlp", "ours, float32"] > 2 * rate["train mlp", "plain"]
-    assert "| train mlp | ours, float32 |" in (tmp_path / "bench.md").read_text()
+@pytest.mark.parametrize("study", ablation.STUDIES)
+def test_ablation_goes_from_one_recipe_to_the_other(study):
+    def options(change):
+        words = []
+        for key, value in {**ablation.STUDIES[study]["base"], **change}.items():
+            words += ["--" + key.replace("_", "-"), str(value)]
+        return {k: v for k, v in vars(train.parse_args(words)).items() if k != "recipe"}
+
+    changes = {name: options(new) for name, new in ablation.STUDIES[study]["changes"].items()}
+    ladder = [name for name in changes if name.startswith("+ ")]
+    assert changes["report"] == options({"recipe": "report"})
+    assert changes[ladder[-1]] == options({"recipe": "modern"})
+    for before, name in zip(["report", *ladder], ladder, strict=False):  # one step at a time
+        old, new = changes[before], changes[name]
+        assert 1 <= sum(old[key] != new[key] for key in old) <= 5, name
+    for name, one in changes.items():
+        assert sum(one == other for other in changes.values()) == 1, f"{name} is there twice"
+
+
+# ---- bench.py and soak.py
+
+
+def test_bench_measures_every_case(tmp_path):
+    call("extras/bench.py", "--models", "mlp", "--repeats", 2, "--out", tmp_path)
+    with open(tmp_path / "bench.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    precisions = ["float32"]
+    if evaluate.has_native_bfloat16(evaluate.use_device()):
+        precisions.append("bfloat16")
+    variants = ["plain", *(f"ours {precision}" for precision in precisions)]
+    expected = [("matrix product 4096³", precision) for precision in precisions]
+    expected += [("Muon 512×4608", how) for how in ("as published", "on the Gram matrix")]
+    loaders = ("DataLoader without workers", "DataLoader with 2 workers")
+    expected += [("data", how) for how in (*loaders, "ours")]
+    for what in ("train mlp", "infer mlp batch 1", "infer mlp batch 256"):
+        expected += [(what, how) for how in variants]
+    assert [(row["what"], row["how"]) for row in rows] == expected
+    for row in rows:
+        assert 0 < float(row["25 %"]) <= float(row["median"]) <= float(row["75 %"])
+        share = row["of the matrix product"]
+        assert float(share.removesuffix(" %")) > 0 if "train" in row["what"] else share == ""
+    table = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "| train mlp | ours float32 |" in table
+
+
+def test_soak_compares_killed_trainings(tmp_path):
+    printed = call("extras/soak.py", "--kills", 2, "--epochs", 1)
+    assert "2 of 2 are bit by bit equal" in printed
+
+
+# ---- export.py
+
+
+@pytest.fixture
+def export():
+    """The module, if what it needs is installed."""
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    from extras import export  # noqa: PLC0415
+
+    return export
+
+
+def test_export_of_a_network_that_ends_in_flatten_and_linear(export, tmp_path, monkeypatch):
+    monkeypatch.setitem(models.MODELS, "cnn", lambda width, dropout: CNN())
+    model = save_checkpoint(tmp_path / "cnn.pt", "cnn", {"pixels": 28, "mean": 0.2, "std": 0.3})
+    words = ["--ckpt", tmp_path / "cnn.pt", "--int8", "--data-dir", DATA]
+    monkeypatch.setattr(sys, "argv", ["export.py", *map(str, words)])
+    export.main()
+    images = data.load(DATA, train=False)[0][:7]
+    with torch.no_grad():
+        expected = model((images[:, None] / 255 - 0.2) / 0.3).softmax(1)
+    for name, tolerance in (("cnn.onnx", 1e-5), ("cnn-int8.onnx", 0.05)):
+        probabilities = export.predict(export.open_session(tmp_path / name, 1), images)
+        assert torch.allclose(probabilities, expected, atol=tolerance), name
+
+
+def test_export_resizes_as_in_training(export, tmp_path):
+    preprocessing = data.preprocessing(16)
+    model = models.build_model("resnet18", width=8).eval()
+    export.export(export.Deployed(model, preprocessing).eval(), tmp_path / "net.onnx")
+    images = data.load(DATA, train=False)[0][:3]
+    expected = evaluate.predict(model, images, preprocessing).softmax(1)
+    probabilities = export.predict(export.open_session(tmp_path / "net.onnx", 1), images)
+    assert torch.allclose(probabilities, expected, atol=1e-5)
+
+
+def test_export_refuses_a_network_for_one_batch_size(export, tmp_path):
+    class Fixed(CNN):
+        def forward(self, x):
+            return self.fc(self.features(x).reshape(len(x), -1))
+
+    export.export(export.Deployed(Fixed(), data.preprocessing()).eval(), tmp_path / "net.onnx")
+    with pytest.raises(data.UserError, match="batches of one size"):
+        export.open_session(tmp_path / "net.onnx", 1)
+
+
+# ---- explain.py
 
 
 def test_suspected_labels_by_hand():
@@ -77,27 +218,41 @@ def test_suspected_labels_by_hand():
 
 def test_activation_maps_add_up_to_the_logits(real):
     model = models.build_model("resnet18", width=8).eval()
-    images = real[0][:20]
-    logits = evaluate.predict(model, images)
+    images, preprocessing = real[0][:20], data.preprocessing()
+    logits = evaluate.predict(model, images, preprocessing)
     classes = logits.argmax(1)
-    features = model.features(data.normalize(images))
+    features = model.features(data.preprocess(images))
     maps = torch.einsum("nchw,nc->nhw", features, model.fc.weight[classes])
     expected = maps.mean((1, 2)) + model.fc.bias[classes]
     assert torch.allclose(expected, logits.amax(1), atol=1e-4)
-    shown = explain.activation_maps(model, images, classes)
+    shown = explain.activation_maps(model, images, classes, preprocessing)
     assert shown.shape == (20, 28, 28)
     corners = shown[:, ::27, ::27]
     assert torch.allclose(corners, maps[:, ::3, ::3], atol=1e-4)
 
 
-def test_explain_draws_everything(tmp_path, mlp_run):
-    model = models.build_model("resnet18", width=8)
-    config = {"model": "resnet18", "width": 8, "dropout": 0.0, "split_seed": 0}
-    torch.save({"config": config, "epoch": 0, "model": model.state_dict()}, tmp_path / "net.pt")
-    args = ("--out", tmp_path, "--tsne-images", 100)
-    call("extras/explain.py", "--ckpt", tmp_path / "net.pt", *args)
+def test_explain_draws_everything_at_the_resolution_of_the_training(tmp_path):
+    save_checkpoint(tmp_path / "net.pt", "resnet18", data.preprocessing(16))
+    args = ("--ckpt", tmp_path / "net.pt", "--out", tmp_path, "--tsne-images", 100)
+    call("extras/explain.py", *args)
     for name in ("cam.png", "features.png", "label_errors.png"):
         assert matplotlib.image.imread(tmp_path / name)[..., :3].std() > 0.03, name
-    said = call("extras/explain.py", "--ckpt", mlp_run / "best.pt", *args)
-    assert "left out" in said
-    assert "| Shirt |" in (tmp_path / "label_errors.md").read_text()
+
+
+def test_explain_says_what_it_leaves_out(tmp_path, mlp_run):
+    printed = call("extras/explain.py", "--ckpt", mlp_run / "best.pt", "--out", tmp_path)
+    assert "activation maps and features are left out" in printed
+    assert "label errors are left out" not in printed
+    assert "| Shirt |" in (tmp_path / "label_errors.md").read_text(encoding="utf-8")
+    save_checkpoint(tmp_path / "all.pt", "mlp", data.preprocessing(), train_on="all")
+    printed = call("extras/explain.py", "--ckpt", tmp_path / "all.pt", "--out", tmp_path)
+    assert "label errors are left out" in printed
+
+
+def test_activation_maps_need_averaged_features():
+    image, preprocessing = torch.zeros(1, 28, 28, dtype=torch.uint8), data.preprocessing()
+    ends_like_a_resnet = {"resnet18": True, "mlp": False}
+    for name, expected in ends_like_a_resnet.items():
+        model = models.build_model(name, width=8).eval()
+        assert explain.averages_features(model, image, preprocessing) == expected
+    assert not explain.averages_features(CNN(), image, preprocessing)

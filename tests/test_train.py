@@ -1,4 +1,6 @@
 import csv
+import json
+import os
 import random
 import resource
 import shutil
@@ -34,7 +36,7 @@ def same_weights(a, b):
 def wait_for(process, run, epochs):
     """Wait until a training has finished so many epochs."""
     while process.poll() is None:
-        if (run / "log.csv").exists() and len(read_log(run)[0]) >= epochs:
+        if (run / "log.csv").exists() and len((run / "log.csv").read_text().split()) > epochs:
             return
         time.sleep(0.01)
 
@@ -114,6 +116,24 @@ def test_existing_run_is_not_overwritten(mlp_run):
     message = call("train.py", "--model", "mlp", "--runs", mlp_run.parent, code=1)
     assert "--resume" in message and "--name" in message
     assert (mlp_run / "last.pt").read_bytes() == before
+
+
+def test_files_of_another_run_are_never_overwritten(tmp_path):
+    published = shutil.copytree(ROOT / "results" / "mlp-report", tmp_path / "mlp")
+    files = {path: path.read_bytes() for path in published.iterdir()}
+    for more in ((), ("--resume",)):
+        message = call("train.py", "--model", "mlp", "--runs", tmp_path, *more, code=1)
+        assert "no last.pt" in message and len(message.splitlines()) == 1
+    assert {path: path.read_bytes() for path in files} == files
+
+
+def test_trains_without_git(tmp_path):
+    options = ("--recipe", "report", "--epochs", 1, "--batch-size", 5000, "--no-test")
+    process = start("train.py", "--model", "mlp", *options, "--runs", tmp_path,
+                    env=os.environ | {"PATH": str(tmp_path)})  # fmt: skip
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert json.loads((tmp_path / "mlp/config.json").read_text(encoding="utf-8"))["git"] is None
 
 
 def test_resume_refuses_other_options(mlp_run):
