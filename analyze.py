@@ -111,7 +111,7 @@ def find_runs(folders):
             try:
                 runs.setdefault(path.parent.name, read_run(path.parent))
             except (OSError, ValueError, TypeError, LookupError) as error:
-                print(f"left out: {path.parent}: {error!r}")
+                print(f"left out: {path.parent}: {type(error).__name__}: {error}")
     order = [*MODELS, *sorted(run.model for run in runs.values())]
     return sorted(runs.values(), key=lambda run: (order.index(run.model), run.name))
 
@@ -293,7 +293,7 @@ def points_over_minutes(runs):
         A list of (minutes, test accuracy in percent, first run): the means of the seeds.
     """
     tested = [run for run in runs if run.evaluation]
-    recipes = [run for run in tested if run is find_seeds(run, tested)[0]]
+    recipes = [run for run in tested if run is find_seeds(run, tested)[0]]  # one run of each
     places = [run.place for run in recipes]
     points = []
     for run in recipes:
@@ -315,11 +315,11 @@ def plot_accuracy_over_minutes(points, folder):
         axis.plot(minutes, accuracy, markers[run.place], ms=7, color=run.colour)
         axis.annotate(run.name, (minutes, accuracy), (0, 8), textcoords="offset points",
                       ha="center", fontsize=9, bbox={"fc": "w", "ec": "w", "pad": 0})  # fmt: skip
+    colours = {run.model: run.colour for _, _, run in points}
     for model, accuracy in REPORT_ACCURACY.items():
-        if any(run.model == model for _, _, run in points):
+        if model in colours:
             label = f"the report's {model}: {100 * accuracy:.1f} %"
-            colour = NETWORK_COLOURS.get(model, "grey")
-            axis.axhline(100 * accuracy, color=colour, ls=":", label=label)
+            axis.axhline(100 * accuracy, color=colours[model], ls=":", label=label)
     axis.set(xlabel="minutes of training", ylabel="test accuracy (%)", xscale="log")
     set_log_ticks(axis.xaxis, (1, 2, 5))
     axis.margins(x=0.12, y=0.1)
@@ -459,20 +459,22 @@ def write_table(rows, folder, name, notes=()):
 
 def tabulate_models(runs, folder):
     """One row per network: the report's accuracy, and ours as the mean of the seeds."""
-    picked = {run.model: run for report in (True, False) for run in pick_runs(runs, report)}
+    # A run of the report's recipe stands here only where there is no other.
+    picked = {run.model: run for run in pick_runs(runs, True) + pick_runs(runs, False)}
     rows, places = [], {}
     for model, run in picked.items():
         group = find_seeds(run, runs)
-        accuracies = [100 * r.accuracy for r in group if r.evaluation]
-        seeds = {r.seed for r in group if r.evaluation}
+        tested = [r for r in group if r.evaluation]
         report = accuracy = latency = "–"
         if model in REPORT_ACCURACY and run.width == 64:  # the report has no other width
             report = f"{100 * REPORT_ACCURACY[model]:.1f} %"
-        if accuracies:
+        if tested:
+            accuracies = [100 * r.accuracy for r in tested]
             accuracy = f"{np.mean(accuracies):.2f} %"
-            latency = f"{np.median([r.latency for r in group if r.evaluation]):.2f} ms"
-        if len(seeds) > 1:
-            accuracy += f" ({min(accuracies):.2f}–{max(accuracies):.2f}, {len(seeds)} seeds)"
+            seeds = {r.seed for r in tested}
+            if len(seeds) > 1:
+                accuracy += f" ({min(accuracies):.2f}–{max(accuracies):.2f}, {len(seeds)} seeds)"
+            latency = f"{np.median([r.latency for r in tested]):.2f} ms"
         row = {
             "network": model,
             "parameters": f"{run.parameters:,}",
@@ -497,8 +499,8 @@ def parse_options():
     add = parser.add_argument
     add("--runs", nargs="+", default=["runs", "results"], help="folders of runs, first one first")
     add("--out", default="figures", help="folder of the figures and the table")
-    add("--run", help="run whose errors are drawn (default: your run with the best validation "
-        "accuracy, else the published one)")  # fmt: skip
+    add("--run", help="run whose errors are drawn; None: your run with the best validation "
+        "accuracy, else the best published one")  # fmt: skip
     add("--tsne-images", type=data.number(int, 100, 60_000), default=5000,
         help="number of training images in the t-SNE")  # fmt: skip
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")

@@ -89,7 +89,7 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
     images, labels = train_set
     rank, world = processes()  # 0, 1 without torchrun; add_up() then changes nothing
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
-    sums = []
+    results = []
     network.train()
     # The progress bar is shown by process 0, and (None) on a terminal only.
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=rank > 0 or None)
@@ -110,8 +110,8 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         for optimizer in optimizers:
             optimizer.step()
         # These stay on the device: reading a number in each step would make a GPU wait.
-        sums.append(torch.stack([loss.detach() * len(y), (logits.argmax(1) == y).sum()]))
-    sums = add_up(torch.stack(sums)).cpu()
+        results.append(torch.stack([loss.detach() * len(y), (logits.argmax(1) == y).sum()]))
+    sums = add_up(torch.stack(results)).cpu()
     return torch.cat([sums, torch.tensor([[len(batch)] for batch in batches])], 1).double()
 
 
@@ -510,6 +510,7 @@ def main(argv=None):
             optimizer.load_state_dict(saved)
         state = {key: checkpoint[key] for key in state}
         state["config"].setdefault("resumed", []).append(here)
+        print(f"resuming after epoch {state['epoch']}")
     log = state["log"]
     if is_main:
         if not checkpoint:
@@ -523,8 +524,7 @@ def main(argv=None):
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
     print(
         f"{args.model} ({here['parameters']:,} parameters) on {here['device_name']}, "
-        f"{here['threads']} threads, {args.precision}: epochs {state['epoch'] + 1} to "
-        f"{args.epochs} into {run}"
+        f"{here['threads']} threads, {args.precision}: {args.epochs} epochs into {run}"
     )
 
     for epoch in range(state["epoch"], args.epochs):
@@ -565,7 +565,7 @@ def main(argv=None):
         if args.train_on == "split":
             text += f"; validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %"
             text += " (best)" if is_best else ""
-        print(text)
+        print(text, flush=True)
 
     if dist.is_initialized():
         dist.destroy_process_group()

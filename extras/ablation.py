@@ -219,7 +219,7 @@ def draw(path, folder):
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = average_seeds(file)
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise data.UserError(f"{path}: {error!r}") from None
+        raise data.UserError(f"{path}: {type(error).__name__}: {error}") from None
     if not rows:
         raise data.UserError(f"{path}: there is no row to draw")
     for study in dict.fromkeys(row["study"] for row in rows):

@@ -100,12 +100,12 @@ def find_article(pixels, alpha):
 
     Returns:
         mask: bool array H×W, true where the article is.
-        background: float array H×W×3; white where it is transparent.
+        background: float array H×W×3; mid-grey if it is transparent.
 
     Raises:
         UserError: nothing differs from the background.
     """
-    mask, background = alpha > alpha.max() / 2, np.full_like(pixels, 255)
+    mask, background = alpha > alpha.max() / 2, np.full_like(pixels, 128)
     if mask.mean() > 0.99:  # opaque, perhaps with rounded corners
         background, noise = fit_background(pixels)
         mask = abs(pixels - background).max(axis=2) > max(TOLERANCE, 5 * noise)
@@ -139,15 +139,16 @@ def to_fashion(photograph):
     mask, background = find_article(pixels, rgba[:, :, 3])
     luma = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey
     grey, behind = pixels @ luma, (background @ luma).clip(1)
-    # The data set's photographs have a white background and are negated. If the background is
-    # light, it is taken for white, which also makes the light even. A white article would hardly
-    # be visible on black: it keeps its grey values.
-    if np.median(behind) < 64:  # already light on black, as the data set's own images
+    colour = np.median(background, axis=(0, 1))
+    # The data set's photographs have a white background, and are negated.
+    if colour.max() < 64:  # dark: already like the data set's images
         light = grey
-    elif np.median(background, axis=(0, 1)).min() >= 160 and np.median((grey / behind)[mask]) < 1:
-        light = 255 - 255 * grey / behind
-    else:
-        light = grey if np.median(grey[mask]) > 215 else 255 - grey
+    elif colour.min() >= 160 and np.median((grey / behind)[mask]) < 1:
+        light = 255 - 255 * grey / behind  # light: taken for white, which also evens the light out
+    elif np.median(grey[mask]) < 215:
+        light = 255 - grey
+    else:  # a white article, which would be black on black
+        light = grey
     light = np.where(mask, light, 0).clip(0, 255).round().astype(np.uint8)
     # Trim, subsample the longest side to 28 pixels, sharpen, and centre.
     image = Image.fromarray(light).crop(Image.fromarray(mask).getbbox())

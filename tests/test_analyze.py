@@ -13,8 +13,8 @@ DATA_FIGURES = {"fig1_samples.png", "fig2_pca.png", "fig3_tsne.png", "fig4_augme
 RUN_FIGURES = {"fig5_loss.png", "fig6_accuracy.png", "accuracy_over_minutes.png", "fig7_errors.png",
                "confusion.png", "reliability.png", "most_confident_errors.png",
                "fig8_6_as_0.png"}  # fmt: skip
-TABLES = {"models.md", "models.csv", "runs.md", "runs.csv"}
-PREDICTIONS = [(name, float) for name in ("true", "predicted", "probability")]
+TABLES = {"models.md", "models.csv"}
+PREDICTIONS = [("true", int), ("predicted", int), ("probability", float)]
 
 
 def check_figures(folder, names):
@@ -50,15 +50,15 @@ def test_everything_is_drawn_with_the_errors_of_the_own_run(tmp_path):
     printed = call("analyze.py", "--runs", tmp_path / "runs", ROOT / "results", "--out", folder,
                    "--tsne-images", 200)  # fmt: skip
     assert f"errors: those of {own}\n" in printed
-    assert f"left out: {tmp_path / 'runs/broken/config.json'}: " in printed
+    assert f"left out: {tmp_path / 'runs/broken'}: " in printed
     drawn = {p.name for p in folder.iterdir()}
     assert drawn >= DATA_FIGURES | RUN_FIGURES | TABLES
     assert len([name for name in drawn if name.startswith("fig8_")]) == 4
     check_figures(folder, [name for name in drawn if name.endswith(".png")])
     models = (folder / "models.md").read_text(encoding="utf-8").splitlines()
-    assert [line.split()[1] for line in models[2:]] == ["mlp", "resnet18", "resnet34", "tiny"]
-    assert models[-1].startswith("| tiny | 7 (–) | – | 85.32 % |")
-    assert "| mlp | 101,770 (1.2 M) | 85.1 % |" in models[2]
+    assert [line.split()[1] for line in models[2:6]] == ["mlp", "resnet18", "resnet34", "tiny"]
+    assert models[5] == "| tiny | 7 | – | 85.32 % | 1.6 | 0.04 ms |"
+    assert models[2].startswith("| mlp | 101,770 | 85.1 % |")
 
 
 def test_a_run_that_does_not_exist_is_one_line(tmp_path):
@@ -69,17 +69,19 @@ def test_a_run_that_does_not_exist_is_one_line(tmp_path):
 DAMAGES = {
     "a BOM is harmless": ("log.csv", lambda b: b"\xef\xbb\xbf" + b, None),
     "a BOM in JSON, too": ("config.json", lambda b: b"\xef\xbb\xbf" + b, None),
-    "semicolons": ("log.csv", lambda b: b.replace(b",", b";"), "'epoch' is missing"),
+    "semicolons": ("log.csv", lambda b: b.replace(b",", b";"), "'epoch'"),
     "UTF-16": ("log.csv", lambda b: b.decode().encode("utf-16"), "codec can't decode"),
-    "half a row": ("steps.csv", lambda b: b + b"99", "float"),
+    "garbage": ("predictions.csv", lambda _: bytes(range(256)), "codec can't decode"),
+    "garbage in JSON": ("evaluation.json", lambda _: bytes(range(256)), "codec can't decode"),
+    "half a row": ("steps.csv", lambda b: b + b"99", "column"),
     "no row": ("log.csv", lambda b: b.splitlines()[0], "no epoch is finished"),
+    "empty": ("log.csv", lambda _: b"", "no epoch is finished"),
+    "empty JSON": ("config.json", lambda _: b"", "JSONDecodeError"),
     "a word": ("log.csv", lambda b: b.replace(b"\n2,", b"\ntwo,"), "two"),
-    "a wrong index": ("predictions.csv", lambda b: b + b"10000,1,1,0.9\n", "index"),
-    "a class too many": ("predictions.csv", lambda b: b + b"9,10,1,0.9\n", "true"),
-    "not a number": ("predictions.csv", lambda b: b + b"9,nan,1,0.9\n", "true"),
+    "not a number": ("predictions.csv", lambda b: b + b"9,nan,1,0.9\n", "nan"),
     "half an object": ("config.json", lambda b: b[:-9], "line"),
     "a list": ("config.json", lambda b: b"[" + b + b"]", "list"),
-    "no width": ("config.json", lambda b: b.replace(b'"width"', b'"w"'), "'width' is missing"),
+    "no width": ("config.json", lambda b: b.replace(b'"width"', b'"w"'), "'width'"),
     "no number": ("config.json", lambda b: b.replace(b"133", b"null"), "NoneType"),
     "no latency": ("evaluation.json", lambda b: b.replace(b"batch_1_ms", b"x"), "'batch_1_ms'"),
 }
@@ -98,7 +100,7 @@ def test_unreadable_run_is_left_out_with_one_line(damage, tmp_path, capsys):
         return
     assert runs == ["good"]
     assert len(lines) == 1 and lines[0].startswith(f"left out: {tmp_path / 'bad'}")
-    assert reason in lines[0] and (name in lines[0] or damage == "no row")
+    assert reason in lines[0]
 
 
 def test_folder_in_place_of_a_file(tmp_path, capsys):
@@ -119,10 +121,8 @@ def test_unfinished_and_untested_run(tmp_path):
     folder = analyze.open_folder(tmp_path)
     analyze.plot_accuracy(runs, folder)
     analyze.tabulate_models(runs, folder)
-    analyze.tabulate_runs(runs, folder)
     check_figures(folder, ["fig6_accuracy.png"])
-    assert "| – | 76.28 % | 2 of 133 |" in (folder / "models.md").read_text(encoding="utf-8")
-    assert "| – | – | 76.28 % | 2 of 133 |" in (folder / "runs.md").read_text(encoding="utf-8")
+    assert "| 85.1 % | – | 0.0 | – |" in (folder / "models.md").read_text(encoding="utf-8")
 
 
 def test_first_folder_wins(tmp_path):
@@ -130,7 +130,7 @@ def test_first_folder_wins(tmp_path):
     folders = [tmp_path, ROOT / "results"]
     for order in (folders, folders[::-1]):
         (run,) = (run for run in analyze.find_runs(order) if run.name == "mlp-report")
-        assert run.own == (run.config["seed"] == 7) == (order[0] == tmp_path)
+        assert run.own == (run.seed == 7) == (order[0] == tmp_path)
 
 
 def test_readmes_show_the_table_of_the_published_runs(tmp_path):
@@ -145,9 +145,8 @@ def test_published_accuracies_are_those_of_the_published_predictions():
     assert len(runs) > 10
     for run in runs:
         confusion = analyze.count_confusion(run.predictions)
-        assert confusion.trace() / confusion.sum() == run.evaluation["accuracy"]
-        epoch = json.loads((run.folder / "evaluation.json").read_text(encoding="utf-8"))["epoch"]
-        tested = run.log[epoch - 1]
+        assert confusion.trace() / confusion.sum() == run.accuracy
+        tested = run.log[run.evaluation["epoch"] - 1]
         # Trained on the validation images, too, it has no validation accuracy.
         assert np.nan_to_num(tested["val_accuracy"]) == run.best_validation, run.name
         assert tested["pixels"] == 28
@@ -172,8 +171,8 @@ def test_seeds_of_one_recipe_are_averaged(tmp_path):
     ):
         copy_run(tmp_path / name, "mlp", config, {"accuracy": accuracy})
     runs = analyze.find_runs([tmp_path])
-    groups = [[run.name for run in group] for group in analyze.group_seeds(runs)]
-    assert groups == [["b", "mlp"], ["c"], ["d"], ["e"]]
+    groups = [[r.name for r in analyze.find_seeds(run, runs)] for run in runs]
+    assert groups == [["b", "mlp"], ["c"], ["d"], ["e"], ["b", "mlp"]]
     analyze.tabulate_models(runs, tmp_path)
     row = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[2]
     assert "| 85.1 % | 80.50 % (80.00–81.00, 2 seeds) |" in row
@@ -183,17 +182,17 @@ def test_the_report_has_no_other_width(tmp_path):
     copy_run(tmp_path / "narrow", "resnet18", {"width": 16, "parameters": 701178})
     analyze.tabulate_models(analyze.find_runs([tmp_path]), tmp_path)
     row = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[2]
-    assert row.startswith("| resnet18 | 701,178 (–) | – | 95.05 % |") and "ms (–)" in row
+    assert row.startswith("| resnet18 | 701,178 | – | 95.05 % |")
 
 
 def test_curves_show_one_run_of_each_network_and_recipe(tmp_path):
     names = {"mlp", "resnet18", "resnet34"}
     runs = analyze.find_runs([ROOT / "results"])
     for report, expected in ((False, names), (True, {f"{name}-report" for name in names})):
-        assert {run.name for run in analyze.pick_runs(runs, report).values()} == expected
+        assert {run.name for run in analyze.pick_runs(runs, report)} == expected
     copy_run(tmp_path / "mine", "mlp-seed2")  # worse than the published one, but one's own
     runs = analyze.find_runs([tmp_path, ROOT / "results"])
-    assert analyze.pick_runs(runs, report=False)["mlp"].name == "mine"
+    assert analyze.pick_runs(runs, report=False)[0].name == "mine"
 
 
 def test_losses_with_and_without_smoothing_have_panels_of_their_own(tmp_path):
@@ -208,7 +207,7 @@ def test_losses_with_and_without_smoothing_have_panels_of_their_own(tmp_path):
 def test_points_over_minutes(tmp_path):
     published = analyze.points_over_minutes(analyze.find_runs([ROOT / "results"]))
     assert 3 < len(published) <= 10
-    assert len({place for _, _, place, _ in published}) == 1
+    assert len({run.place for _, _, run in published}) == 1
     for i in range(12):
         config = {"device_name": f"mine {i % 2}", "lr": 0.01 * i}
         copy_run(tmp_path / f"run{i}", config=config, evaluation={"accuracy": 0.5 + i / 100})
@@ -257,15 +256,21 @@ def test_figures_of_a_network_without_an_error(tmp_path):
     }
 
 
-def test_pairs():
-    assert analyze.parse_pairs("6:0,2:4") == [(6, 0), (2, 4)]
-    for text in ("", "6", "6:6", "6:10", "a:b", "1:2:3", "6:0,", "-1:2", "²:1"):
-        with pytest.raises(data.UserError, match="--pairs"):
-            analyze.parse_pairs(text)
-
-
 def test_table_of_a_run_with_a_bar_in_its_name(tmp_path):
     analyze.write_table([{"run": "a|b", "n": 1}], tmp_path, "table")
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text == "| run | n |\n| --- | --- |\n| a\\|b | 1 |\n"
     assert (tmp_path / "table.csv").read_text(encoding="utf-8") == "run,n\na|b,1\n"
+
+
+def test_minutes_and_latency_come_with_their_processor(tmp_path):
+    copy_run(tmp_path / "a")
+    copy_run(tmp_path / "b", "resnet18")
+    copy_run(tmp_path / "c", "resnet34", {"device": "cuda", "device_name": "a GPU"})
+    analyze.tabulate_models(analyze.find_runs([tmp_path]), tmp_path)
+    notes = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[-3:]
+    assert notes == [
+        "Minutes and latency of mlp, resnet18: AMD EPYC, 2 threads, bfloat16.",
+        "",
+        "Minutes and latency of resnet34: a GPU, bfloat16.",
+    ]

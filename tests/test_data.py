@@ -31,12 +31,10 @@ def test_real_data(real):
     assert test_labels.bincount().tolist() == [1_000] * 10
 
 
-def test_split_is_8_to_2_disjoint_and_seeded():
+def test_split_is_8_to_2_and_disjoint():
     train, val = data.split_indices()
     assert (len(train), len(val)) == (48_000, 12_000)
     assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60_000))
-    assert torch.equal(val, data.split_indices(seed=0)[1])
-    assert not torch.equal(val, data.split_indices(seed=1)[1])
     # Published results rest on this very split: it may never change.
     assert val[:5].tolist() == [36044, 10678, 57327, 55074, 21567]
 

@@ -28,11 +28,10 @@ def linear(progress):
 
 SCHEDULES = {"linear": linear, """
 AUGMENTATION = {
-    "    return batches, (": "    noise = torch.rand(n, generator=generator)\n"
-    "    return batches, (noise, ",
-    "    offsets, flips, boxes = (": "    noise, offsets, flips, boxes = (",
-    "    return data.preprocess(x, pixels)": "    x = data.preprocess(x, pixels)\n"
-    "    return x + noise[:, None, None, None] * torch.randn_like(x)",
+    '"boxes": boxes}\n': '"boxes": boxes}\n'
+    '    augmentation["noise"] = torch.rand(n, generator=generator)\n',
+    "    return data.preprocess(x, pixels)  #": "    x = data.preprocess(x, pixels)\n"
+    '    return x + drawn["noise"][:, None, None, None] * torch.randn_like(x)  #',
 }
 
 

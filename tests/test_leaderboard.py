@@ -1,7 +1,7 @@
 import sys
 
 from conftest import ROOT
-from test_analyze import check_figures
+from test_analyze import check_figures, copy_run
 
 sys.path.insert(0, str(ROOT / "extras"))
 
@@ -18,9 +18,23 @@ def test_table_and_chart_show_the_leaderboard_and_each_network(tmp_path, monkeyp
     assert table == (ROOT / "results/figures/leaderboard.md").read_text(encoding="utf-8")
     assert "| WRN40-4 | 96.70 % | leaderboard |" in table and "place" not in table
     assert "| ResNet18 (without layer4: 2.8 M parameters) | 94.90 % | leaderboard |" in table
-    for model in analyze.REPORT:
+    for model in analyze.REPORT_ACCURACY:
         assert f"| {model} |" in table and f"| {model}-report |" in table
     check_figures(tmp_path, ["leaderboard.png"])
+    runs = (tmp_path / "runs.md").read_text(encoding="utf-8").splitlines()
+    assert len(runs) == 2 + len(analyze.find_runs([ROOT / "results"]))
+    start = "| mlp-report | mlp | report | 64 | 0 | 85.32 % | 84.61–86.00 | 86.08 % | 133 | 1.6 |"
+    assert any(row.startswith(start) for row in runs)
+
+
+def test_unfinished_and_untested_run(tmp_path):
+    path = copy_run(tmp_path / "mine")
+    (path / "evaluation.json").unlink()
+    lines = (path / "log.csv").read_text(encoding="utf-8").splitlines()
+    (path / "log.csv").write_text("\n".join(lines[:3]) + "\n", encoding="utf-8")
+    leaderboard.tabulate_runs(analyze.find_runs([tmp_path]), tmp_path)
+    table = (tmp_path / "runs.md").read_text(encoding="utf-8")
+    assert "| – | – | 76.28 % | 2 of 133 |" in table
 
 
 def test_without_a_run_the_leaderboard_is_shown_alone(tmp_path):

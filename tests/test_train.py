@@ -58,7 +58,7 @@ def test_learning_rate_belongs_to_the_optimizer(recipe):
 
 
 def test_help_shows_the_defaults_of_the_recipe():
-    shown = call("train.py", "--recipe", "report", "--help")
+    shown = " ".join(call("train.py", "--recipe", "report", "--help").split())
     assert "(default: 128)" in shown and "(default: cosine)" in shown
 
 
@@ -293,7 +293,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(tmp_pat
     forget_the_last_epoch(last, model=weights)
     before = last.read_bytes(), (tmp_path / "mlp" / "best.pt").read_bytes()
     message = call("train.py", *options, "--resume", code=1)
-    assert "last.pt holds epoch 1" in message and "--lr" in message
+    assert "last.pt holds the state after epoch 1" in message and "--lr" in message
     assert (last.read_bytes(), (tmp_path / "mlp" / "best.pt").read_bytes()) == before
 
 
@@ -304,6 +304,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(tmp_pat
         ("--lr", "-1"), ("--batch-size", "x"), ("--dropout", "1"), ("--padding", "-1"),
         ("--threads", "-2"), ("--width", "4"), ("--model", "vgg"), ("--recipe", "secret"),
         ("--batch-size", "0"), ("--pixels", "16,"), ("--pixels", "7"), ("--pixels", "16x2"),
+        ("--pixels", "28,16"),
         ("--name", "a/b"), ("--name", ".."), ("--name", "q$^_$b"), ("--schedule", "linear"),
     ],
 )  # fmt: skip
