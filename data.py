@@ -8,8 +8,10 @@ Run as a script, ``python data.py`` downloads the data set if it is missing, and
 """
 
 import argparse
+import csv
 import gzip
 import hashlib
+import io
 import os
 import sys
 import tempfile
@@ -261,11 +263,12 @@ def write_file(path, content):
 
 def write_csv(path, rows):
     """Write a list of dictionaries with the same keys; floats get six significant digits."""
-    lines = [",".join(rows[0])]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
     for row in rows:
-        cells = (f"{x:.6g}" if isinstance(x, float) else str(x) for x in row.values())
-        lines.append(",".join(cells))
-    write_file(path, ("\n".join(lines) + "\n").encode())
+        writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in row.values()])
+    write_file(path, text.getvalue().encode())
 
 
 def number(kind, low, high):

@@ -153,9 +153,9 @@ def build_cases(device, args):
     cases |= {
         ("Muon 512×4608", "as published"): apply(orthogonalize_as_published, kernel),
         ("Muon 512×4608", "on the Gram matrix"): apply(train.orthogonalize, kernel),
-        ("data", "DataLoader without workers"): take(plain_batches(args.data_dir, 0), 20),
-        ("data", "DataLoader with 2 workers"): take(plain_batches(args.data_dir, 2), 50),
-        ("data", "ours"): take(our_batches(images, labels), 300),
+        ("data", "DataLoader without workers"): take(plain_batches(args.data_dir, 0), 10),
+        ("data", "DataLoader with 2 workers"): take(plain_batches(args.data_dir, 2), 30),
+        ("data", "ours"): take(our_batches(images, labels), 200),
     }
     for name in args.models:
         steps = 20 if name == "mlp" else 2

@@ -153,9 +153,9 @@ def test_bench_measures_every_case(tmp_path):
     assert "| train mlp | ours float32 |" in table
 
 
-def test_soak_compares_killed_trainings(tmp_path):
-    printed = call("extras/soak.py", "--kills", 2, "--epochs", 1)
-    assert "2 of 2 are bit by bit equal" in printed
+def test_soak_compares_a_killed_training():
+    printed = call("extras/soak.py", "--kills", 1, "--epochs", 1)
+    assert "1 of 1 are bit by bit equal" in printed
 
 
 # ---- export.py

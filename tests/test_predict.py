@@ -159,7 +159,7 @@ def test_enlarged_test_images_keep_their_answer(tmp_path):
     y, x = np.mgrid[0:1:480j, 0:1:480j]
     path = tmp_path / "picture.jpg"
 
-    def share_kept(spoil):
+    def share_kept(images, spoil):
         result = []
         for image in images:
             large = Image.fromarray(255 - image.numpy()).resize(
@@ -174,11 +174,11 @@ def test_enlarged_test_images_keep_their_answer(tmp_path):
             picture.save(path, quality=90)
             result.append(predict.to_fashion(predict.read_photograph(path)))
         after = evaluate.predict(model, torch.stack(result), checkpoint["preprocessing"]).argmax(1)
-        return (before == after).double().mean().item()
+        return (before[: len(images)] == after).double().mean().item()
 
-    clean, spoilt = share_kept(spoil=False), share_kept(spoil=True)
+    clean, spoilt = share_kept(images, spoil=False), share_kept(images[:100], spoil=True)
     print(f"{100 * clean:.1f} % of 200 enlarged test images keep their answer, "
-          f"{100 * spoilt:.1f} % in uneven light and with a speck")  # fmt: skip
+          f"{100 * spoilt:.1f} % of 100 in uneven light and with a speck")  # fmt: skip
     assert min(clean, spoilt) >= 0.95
 
 
