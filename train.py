@@ -281,9 +281,13 @@ def join_processes(device, args):
         if device.type == "cuda":
             device = evaluate.use_device(f"cuda:{os.environ['LOCAL_RANK']}")
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        # torchrun --max-restarts has started all processes again after one of them died.
-        args.resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        # After a restart by torchrun, its store still has the addresses of the dead processes: in
+        # PyTorch 2.14, half of all restarts fail without a prefix of their own.
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(restarts, next(dist.rendezvous("env://"))[0])
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+        args.resume |= int(restarts) > 0
     if rank > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (process 0 prints)
     return device

@@ -25,8 +25,8 @@ def launch(tmp_path, processes, *args, torchrun=()):
     script.write_text(EVERY_STEP)
     launcher = [sys.executable, script]
     if processes:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", processes,
-                    "--master_port", 29_500 + os.getpid() % 500, *torchrun, script]  # fmt: skip
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                    "--nproc_per_node", processes, *torchrun, script]  # fmt: skip
     options = ("--recipe", "report", "--threads", 1, "--precision", "float32", "--no-test",
                "--device", "cpu", "--data-dir", DATA, "--runs", tmp_path)  # fmt: skip
     command = [*map(str, launcher), *map(str, options), *map(str, args)]
@@ -106,12 +106,7 @@ def test_killed_process_ends_the_job_or_restarts_it(tmp_path):
         folder = tmp_path / str(restarts)
         folder.mkdir()
         args = ("--model", "mlp", "--epochs", 5, "--batch-size", 500, "--name", "net")
-        options = (
-            "--max-restarts",
-            restarts,
-            "--master_port",
-            29_000 + os.getpid() % 500 + restarts,
-        )
+        options = ("--max-restarts", restarts)
         process, last = launch(folder, 2, *args, torchrun=options), folder / "net" / "last.pt"
         jobs.append((restarts, process, last))
     running = list(jobs)

@@ -63,22 +63,12 @@ def test_other_checkpoints_do_not_overwrite_the_evaluation(mlp_run):
 
 
 def test_checkpoint_of_a_low_resolution_is_evaluated_at_it(tmp_path):
-    options = (
-        "--model",
-        "resnet18",
-        "--width",
-        8,
-        "--epochs",
-        2,
-        "--pixels",
-        "12",
-        "--runs",
-        tmp_path,
-    )
+    options = ("--model", "resnet18", "--width", 8, "--epochs", 1, "--batch-size", 1000,
+               "--pixels", 12, "--runs", tmp_path)  # fmt: skip
     call("train.py", *options)
-    logged = [row["val_accuracy"] for row in csv.DictReader((tmp_path / "resnet18/log.csv").open())]
-    result = json.loads((tmp_path / "resnet18/evaluation.json").read_text())
-    assert result["pixels"] == 12 and result["accuracy"] > float(max(logged)) - 0.02 > 0.6
+    (row,) = csv.DictReader((tmp_path / "resnet18/log.csv").open(encoding="utf-8"))
+    result = json.loads((tmp_path / "resnet18/evaluation.json").read_text(encoding="utf-8"))
+    assert result["pixels"] == 12 and result["accuracy"] > float(row["val_accuracy"]) - 0.03 > 0.6
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
