@@ -45,7 +45,7 @@ NOT_SETTINGS = ("name", "seed", "git", "python", "torch", "resumed")
 
 
 def read_json(path):
-    """Read a JSON file; None if there is none."""
+    """Read a JSON file, also with Excel's byte-order mark; None if there is none."""
     return json.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else None
 
 
@@ -104,12 +104,15 @@ def describe_place(config):
 
 
 def find_runs(folders):
-    """Read the runs in some folders, sorted by network. Of two with one name the first counts."""
+    """Read the runs in some folders, sorted by network. If two share a name, the first is used,
+    unless only the second was tested."""
     runs = {}
     for folder in folders:
         for path in sorted(Path(folder).glob("*/config.json")):
             try:
-                runs.setdefault(path.parent.name, read_run(path.parent))
+                run = read_run(path.parent)
+                if run.name not in runs or (run.evaluation and not runs[run.name].evaluation):
+                    runs[run.name] = run
             except (OSError, ValueError, TypeError, LookupError) as error:
                 print(f"left out: {path.parent}: {type(error).__name__}: {error}")
     order = [*MODELS, *sorted(run.model for run in runs.values())]
@@ -117,17 +120,21 @@ def find_runs(folders):
 
 
 def find_seeds(run, runs):
-    """Return the runs that differ from one by their seed only: one recipe on one processor."""
+    """Return the runs with the settings of one, that is, its recipe on its processor."""
     return [r for r in runs if r.settings == run.settings]
 
 
 def pick_runs(runs, report):
     """Pick one run of each network, of the report's recipe if ``report``, else of another one.
 
-    The user's own runs come first, then one that is named like its network, then the best.
+    Of the tested runs the user's own come first, then one that is named like its network, then
+    the best.
     """
-    chosen = [run for run in runs if (run.recipe == "report") == report]
-    chosen.sort(key=lambda run: (run.own, run.name == run.model, run.best_validation))
+
+    def rank(run):
+        return bool(run.evaluation), run.own, run.name == run.model, run.best_validation
+
+    chosen = sorted((run for run in runs if (run.recipe == "report") == report), key=rank)
     picked = {run.model: run for run in chosen}  # of each network the last one
     return [run for run in runs if run is picked.get(run.model)]
 
@@ -278,7 +285,7 @@ def plot_accuracy(runs, folder):
         axis.set(xlabel="epoch", xscale="log")  # 16 epochs beside 400
         set_log_ticks(axis.xaxis, (1, 2, 5))
         axis.grid(alpha=0.3)
-    lowest = min(100 * run.best_validation or 100 for run in runs)
+    lowest = min(100 * run.best_validation or 100 for run in runs)  # 0: there was no validation
     axes[0].set(title="training (augmented images)", ylabel="accuracy (%)")
     axes[1].set(title="validation", ylim=(max(0, lowest - 10), 100))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
@@ -286,14 +293,14 @@ def plot_accuracy(runs, folder):
 
 
 def points_over_minutes(runs):
-    """Choose the ten best recipes: those on the processor that most of them ran on, because times
-    compare within one processor only, and the user's own ones wherever they ran.
+    """Choose up to ten recipes: the user's own, and the best of those that ran on the processor
+    that most of them ran on, because times compare within one processor only.
 
     Returns:
         A list of (minutes, test accuracy in percent, first run): the means of the seeds.
     """
     tested = [run for run in runs if run.evaluation]
-    recipes = [run for run in tested if run is find_seeds(run, tested)[0]]  # one run of each
+    recipes = [run for run in tested if run is find_seeds(run, tested)[0]]  # the first seed of each
     places = [run.place for run in recipes]
     points = []
     for run in recipes:
@@ -485,7 +492,8 @@ def tabulate_models(runs, folder):
         }
         rows.append(row)
         places.setdefault(run.place, []).append(model)
-    notes = [f"Minutes and latency of {', '.join(m)}: {place}." for place, m in places.items()]
+    notes = [f"Minutes of {', '.join(models)}: {place}." for place, models in places.items()]
+    notes.append("Latency: on the same processor as the minutes, in float32.")
     write_table(rows, folder, "models", notes)
 
 

@@ -1,8 +1,8 @@
 """FashionMNIST in memory: the 8:2 split, augmentation of batches, download and verification.
 
 All 70,000 images are 55 MB as bytes, so they are read once and kept as tensors. A batch is
-augmented by a few tensor operations on its device, without worker processes. At the end stand the
-few functions that all scripts share: writing files, numeric options, messages to the user.
+augmented by a few tensor operations on its device, without worker processes. The last section holds
+the few functions that all scripts share: writing files, numeric options, messages to the user.
 
 Run as a script, ``python data.py`` downloads the data set if it is missing, and verifies it.
 """
@@ -40,8 +40,8 @@ class UserError(ValueError):
 def split_indices():
     """Split the 60,000 training images by a seeded random permutation.
 
-    As in the report, the split is not stratified: each class has 1,200 ± 30 of the validation
-    images. It is the same for all runs on all machines.
+    As in the report, the split is not stratified: each class has about 1,200 validation images,
+    with a standard deviation of 30. It is the same for all runs on all machines.
 
     Returns:
         int64 tensors with the indices of 48,000 training and 12,000 validation images.
@@ -55,7 +55,7 @@ def draw_crops(n, padding, flip, generator):
 
     Args:
         n: number of images.
-        padding: pixels of padding p on each side; 4 in the report, 0 for no random crop.
+        padding: p, the pixels added on each side; 4 in the report, 0 for no random crop.
         flip: probability of a flip; ½ in the report.
         generator: CPU ``torch.Generator``; the numbers are the same whatever device trains.
 
@@ -280,7 +280,7 @@ def number(kind, low, high):
             raise argparse.ArgumentTypeError(f"{text!r} is not from {low} to {high}")
         return value
 
-    parse.__name__ = kind.__name__  # argparse shows it for what is not a number at all
+    parse.__name__ = kind.__name__  # for argparse's message: invalid int value: 'x'
     return parse
 
 

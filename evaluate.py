@@ -2,7 +2,8 @@
 
     python evaluate.py --ckpt runs/mlp/best.pt
 
-Writes ``evaluation.json`` and ``predictions.csv`` beside the checkpoint.
+Writes ``evaluation.json`` and ``predictions.csv`` beside best.pt. For other checkpoints and splits
+the names begin with theirs: ``last-evaluation.json``, ``val-evaluation.json``.
 """
 
 import argparse
@@ -171,7 +172,7 @@ def read_checkpoint(path):
 
 def use_device(name="auto", threads=0):
     """Return the device of that name, and set what holds for the whole process: the number of CPU
-    threads, and that float32 is float32. "auto" prefers an accelerator to the CPU.
+    threads, and that float32 is not rounded to TF32. "auto" prefers an accelerator to the CPU.
 
     Args:
         name: "auto", "cpu", "cuda", "cuda:1", "mps" …
@@ -223,22 +224,19 @@ def has_native_bfloat16(device):
     return False
 
 
-def print_report(result, logits, labels):
+def print_report(result):
     """Print an evaluation as text."""
-    from sklearn.metrics import classification_report  # noqa: PLC0415
-
     low, high = result["accuracy_95"]
     print(f"{result['checkpoint']}: {result['model']}, {result['parameters']:,} parameters")
     print(
         f"{result['split']} accuracy {100 * result['accuracy']:.2f} % (95 % interval "
-        f"{100 * low:.2f} to {100 * high:.2f}), loss {result['loss']:.4f}, {result['n']:,} images\n"
+        f"{100 * low:.2f} to {100 * high:.2f}), loss {result['loss']:.4f}, {result['n']:,} images"
     )
-    print(
-        classification_report(
-            labels, logits.argmax(1), labels=range(10), target_names=data.CLASSES, digits=4
-        )
-    )
-    print("confusion matrix (one row per true class, one column per predicted class)")
+    print(f"\n{'class':12} precision   recall       F1  support")
+    for name, row in result["per_class"].items():
+        precision, recall, f1, support = row.values()
+        print(f"{name:12} {precision:9.4f} {recall:8.4f} {f1:8.4f} {support:8.0f}")
+    print("\nconfusion matrix (one row per true class, one column per predicted class)")
     for name, row in zip(data.CLASSES, result["confusion"], strict=True):
         print(f"{name:12}" + "".join(f"{count:6d}" for count in row))
     speed = result["latency"]
@@ -292,10 +290,8 @@ def main(argv=None):
         **score(logits, labels),
         "latency": measure_latency(model, images, preprocessing),
     }
-    print_report(result, logits, labels)
+    print_report(result)
 
-    # best.pt gives evaluation.json; last.pt gives last-evaluation.json, --split val of it
-    # last-val-evaluation.json.
     path = Path(args.ckpt)
     prefix = "" if path.stem == "best" else f"{path.stem}-"
     prefix += "" if args.split == "test" else f"{args.split}-"

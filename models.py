@@ -115,7 +115,7 @@ def build_model(name, width=64, dropout=0.3):
         width: channels of a ResNet's first stage (64 in the report).
         dropout: dropout probability of a ResNet (0.3 in the report).
     """
-    # channels_last stores the channels of a pixel side by side, which convolutions are faster with.
+    # channels_last stores the channels of a pixel side by side, which makes convolutions faster.
     return MODELS[name](width, dropout).to(memory_format=torch.channels_last)
 
 

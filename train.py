@@ -3,8 +3,8 @@
     python train.py --model resnet18
 
 Writes into runs/NAME: config.json (options and environment), log.csv (one row per epoch),
-steps.csv (training loss by step), TensorBoard events, best.pt (the epoch with the highest
-validation accuracy) and last.pt (everything that --resume needs).
+steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest validation accuracy at
+the last resolution) and last.pt (everything that --resume needs).
 """
 
 import argparse
@@ -64,11 +64,10 @@ RESNET_RECIPE = {
 # A network of your own starts from the report's recipe, with fewer epochs.
 OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
-# Default learning rate and weight decay. With muon they are those of SGD, which trains the rest;
-# Muon's own learning rate is --muon-lr.
+# Default learning rate and weight decay; for muon those of the SGD that trains the other weights.
 OPTIMIZERS = {"adam": (1e-3, 0.0), "adamw": (2e-3, 0.1), "sgd": (0.1, 5e-4), "muon": (0.2, 5e-4)}
 
-LOG_STEPS = 25  # a row of steps.csv is the mean training loss of so many steps
+LOG_STEPS = 25  # a row of steps.csv is the mean training loss of this many steps
 
 
 def train_epoch(network, optimizers, train_set, epoch, pixels, args):
@@ -157,7 +156,7 @@ def validate(model, val_set, pixels, args):
     logits = evaluate.predict(model, images[rank::world], data.preprocessing(pixels), dtype=dtype)
     y = labels[rank::world]
     sums = [F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()]
-    sums = torch.stack(sums).to(next(model.parameters()).device)  # where processes can add up
+    sums = torch.stack(sums).to(next(model.parameters()).device)  # NCCL adds up on GPUs only
     loss, correct = add_up(sums).tolist()
     return loss / len(images), correct / len(images)
 
@@ -196,7 +195,8 @@ def build_optimizers(model, args):
         kernels = [p for p in parameters if p.shape[2:] == (3, 3) and p.shape[1] > 1]
         if not kernels:
             raise data.UserError(f"--optimizer muon is for 3×3 convolutions: {args.model} has none")
-    matrices = [p for p in parameters if p.ndim > 1 and all(p is not k for k in kernels)]
+    taken = {id(kernel) for kernel in kernels}  # == would compare the values
+    matrices = [p for p in parameters if p.ndim > 1 and id(p) not in taken]
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
     groups = [
         {"params": matrices, "weight_decay": args.weight_decay},
@@ -254,10 +254,10 @@ def orthogonalize(x, steps=3):
     m×m. As P is symmetric, the next G is (PX)(PX)ᵀ = PGP. So it is enough to iterate on G and to
     multiply X by the product of all P at the end, in half the time.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's; after three steps all values are roughly 1
     gram = x @ x.T
     squared_norm = gram.trace() + 1e-14
-    gram = gram / squared_norm
+    gram = gram / squared_norm  # of X divided by its norm, so that no singular value exceeds 1
     product = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(steps):
         p = a * identity + b * gram + c * gram @ gram
@@ -267,7 +267,7 @@ def orthogonalize(x, steps=3):
 
 
 def processes():
-    """Return the number of this process, from 0, and how many there are, as torchrun says it."""
+    """Return the number of this process, from 0, and how many there are, as set by torchrun."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -422,8 +422,8 @@ def parse_args(argv):
     add("--recipe", choices=("report", "modern"), default="modern", help="sets the defaults below")
     add("--epochs", type=number(int, 1, 10**4), help="passes over the training images")
     add("--batch-size", type=number(int, 1, 10**5), help="images per step")
-    add("--optimizer", choices=OPTIMIZERS, help="sgd: with Nesterov momentum 0.9; muon: Muon for "
-        "3×3 convolutions (but the first) before a BatchNorm, SGD for the rest")  # fmt: skip
+    add("--optimizer", choices=OPTIMIZERS, help="sgd: with Nesterov momentum 0.9; muon: "
+        "Muon for 3×3 kernels but the first (before a BatchNorm), SGD for the rest")  # fmt: skip
     add("--lr", type=rate, help="highest learning rate, with muon that of SGD")
     add("--muon-lr", type=rate, default=0.12, help="highest learning rate of Muon")
     add("--schedule", choices=SCHEDULES, help="shape of the learning rate over the training")
@@ -461,7 +461,8 @@ def parse_args(argv):
 
 
 def pixels_by_epoch(sizes, epochs):
-    """Return one resolution per epoch, such as 16, 16, 28, 28. The last epoch has the last one."""
+    """Return one resolution per epoch, such as 16, 16, 28, 28. It is rounded up so that even a
+    single epoch has the last one."""
     return [sizes[math.ceil((epoch + 1) * len(sizes) / epochs) - 1] for epoch in range(epochs)]
 
 
@@ -498,7 +499,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     model = build_model(args.model, args.width, args.dropout).to(device)
     check_pixels(model, args)
-    sizes = pixels_by_epoch(args.pixels, args.epochs)
+    epoch_pixels = pixels_by_epoch(args.pixels, args.epochs)
     optimizers = build_optimizers(model, args)
     run, is_main = Path(args.runs) / args.name, processes()[0] == 0
 
@@ -507,7 +508,7 @@ def main(argv=None):
     checkpoint, lock = open_run(run, options, args.resume)  # noqa: RUF059 (the lock is kept)
     here = {"parameters": count_parameters(model), **environment(device)}
     state = {"config": {**options, **here}, "epoch": 0, "log": [], "steps": []}
-    state["preprocessing"] = data.preprocessing(sizes[0])
+    state["preprocessing"] = data.preprocessing(epoch_pixels[0])
     if checkpoint:
         model.load_state_dict(checkpoint["model"])
         for optimizer, saved in zip(optimizers, checkpoint["optimizers"], strict=True):
@@ -515,7 +516,7 @@ def main(argv=None):
         state = {key: checkpoint[key] for key in state}
         state["config"].setdefault("resumed", []).append(here)
         print(f"resuming after epoch {state['epoch']}")
-    log = state["log"]
+    log = state["log"]  # appending to it changes the state
     if is_main:
         if not checkpoint:
             save_checkpoint(run / "last.pt", state, model, optimizers)
@@ -523,7 +524,7 @@ def main(argv=None):
         board = SummaryWriter(run, purge_step=log[-1]["step"] + 1 if log else None)
         if not log:  # show the first images as the network sees them
             batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
-            x = make_inputs(train_set[0], batches[0][:64], augmentation, sizes[0], args)
+            x = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
             board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
     print(
@@ -532,10 +533,10 @@ def main(argv=None):
     )
 
     for epoch in range(state["epoch"], args.epochs):
-        start = time.perf_counter()
-        sums = train_epoch(network, optimizers, train_set, epoch, sizes[epoch], args)
+        start, pixels = time.perf_counter(), epoch_pixels[epoch]
+        sums = train_epoch(network, optimizers, train_set, epoch, pixels, args)
         train_seconds = time.perf_counter() - start
-        val_loss, val_accuracy = validate(model, val_set, sizes[epoch], args)
+        val_loss, val_accuracy = validate(model, val_set, pixels, args)
         train_loss, train_accuracy = (sums[:, :2].sum(0) / sums[:, 2].sum()).tolist()
         finite = all(tensor.isfinite().all() for tensor in model.state_dict().values())
         if not (finite and math.isfinite(train_loss)):
@@ -547,7 +548,7 @@ def main(argv=None):
         row = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * len(sums),
-            "pixels": sizes[epoch],
+            "pixels": pixels,
             "learning_rate": optimizers[0].param_groups[0]["lr"],
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
@@ -557,11 +558,11 @@ def main(argv=None):
             "images_per_second": sums[:, 2].sum().item() / train_seconds,
         }
         # Accuracies at different resolutions do not compare, so each resolution starts afresh.
-        earlier = [old["val_accuracy"] for old in log if old["pixels"] == sizes[epoch]]
+        earlier = [old["val_accuracy"] for old in log if old["pixels"] == pixels]
         is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
         log.append(row)
         state["steps"] += step_rows(sums, epoch)
-        state |= {"epoch": epoch + 1, "preprocessing": data.preprocessing(sizes[epoch])}
+        state |= {"epoch": epoch + 1, "preprocessing": data.preprocessing(pixels)}
         if is_main:
             save_epoch(run, board, state, model, optimizers, is_best)
         text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "

@@ -140,16 +140,14 @@ def to_fashion(photograph):
     luma = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey
     grey, behind = pixels @ luma, (background @ luma).clip(1)
     colour = np.median(background, axis=(0, 1))
-    # The data set's photographs have a white background, and are negated.
+    # The data set's photographs have a white background and are negated, so that it is black.
     if colour.max() < 64:  # dark: already like the data set's images
-        light = grey
+        light = 255 * (grey - behind) / (255 - behind)
     elif colour.min() >= 160 and np.median((grey / behind)[mask]) < 1:
         light = 255 - 255 * grey / behind  # light: taken for white, which also evens the light out
-    elif np.median(grey[mask]) < 215:
-        light = 255 - grey
-    else:  # a white article, which would be black on black
-        light = grey
-    light = np.where(mask, light, 0).clip(0, 255).round().astype(np.uint8)
+    else:  # cut out, and put on white; a white article, which would vanish there, on black
+        light = np.where(mask, 255 - grey if np.median(grey[mask]) < 215 else grey, 0)
+    light = light.clip(0, 255).round().astype(np.uint8)
     # Trim, subsample the longest side to 28 pixels, sharpen, and centre.
     image = Image.fromarray(light).crop(Image.fromarray(mask).getbbox())
     width, height = (max(1, round(side * 28 / max(image.size))) for side in image.size)
