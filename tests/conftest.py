@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DATA = os.environ.get("FASHION_MNIST", str(ROOT / "data"))
 sys.path.insert(0, str(ROOT))
-# Two threads that wait actively for each other are fifty times slower when a core is busy.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# One thread per script: two that wait for each other are fifty times slower when a core is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # A script's start costs seconds, nearly all of them `import torch`. A server that has imported it
