@@ -218,3 +218,16 @@ def test_killed_download_leaves_nothing_that_is_trusted(stalling_mirror, tmp_pat
     assert list(Path(tmp_path).rglob("*.gz*")), "the download had not begun"
     assert not data.all_present(tmp_path, data.MD5)
     assert not list(data.raw_folder(tmp_path).iterdir())
+
+
+def test_users_mistakes_are_one_line_and_programming_errors_a_traceback(capsys):
+    def mistake(error):
+        raise error
+
+    for error in (data.UserError("no such option"), PermissionError("may not be written")):
+        with pytest.raises(SystemExit) as caught:
+            data.run_script(lambda error=error: mistake(error))
+        assert str(error) in caught.value.code and len(caught.value.code.splitlines()) == 1
+    for error in (ValueError("too many values to unpack"), RuntimeError("out of memory")):
+        with pytest.raises(type(error)):
+            data.run_script(lambda error=error: mistake(error))

@@ -134,6 +134,15 @@ def test_trains_without_git(tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert json.loads((tmp_path / "mlp/config.json").read_text(encoding="utf-8"))["git"] is None
+    # Fewer steps than a row of steps.csv has: 10, of which the last is a partial batch.
+    assert [line.split(",")[0] for line in read_log(tmp_path / "mlp")[1].split()] == ["step", "10"]
+
+
+def test_renamed_run_can_be_resumed(mlp_run, tmp_path):
+    shutil.copytree(mlp_run, tmp_path / "renamed")
+    options = ("--model", "mlp", "--recipe", "report", "--epochs", 2, "--precision", "float32")
+    said = call("train.py", *options, "--runs", tmp_path, "--name", "renamed", "--resume")
+    assert "resuming after epoch 2" in said and "test accuracy" in said
 
 
 def test_resume_refuses_other_options(mlp_run):
