@@ -163,7 +163,7 @@ def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
     assert "validation images" in call("evaluate.py", "--ckpt", best, "--split", "val", code=1)
 
 
-PLAIN = ("--model", "mlp", "--recipe", "report", "--epochs", 4)
+PLAIN = ("--model", "mlp", "--recipe", "report", "--epochs", 6)
 # Muon, two resolutions, erasing, dropout; 49 steps, so that the rows of steps.csv are uneven.
 NARROW = ("--model", "resnet18", "--width", 8, "--epochs", 2, "--pixels", "8,10", "--batch-size",
           1000, "--erase", 0.5, "--dropout", 0.3)  # fmt: skip
@@ -178,7 +178,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
         process = start("train.py", *options, "--name", "killed", "--resume")
         while process.poll() is None and not (tmp_path / "killed" / "last.pt").exists():
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 4))
+        time.sleep(moments.uniform(0, 1))
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -209,7 +209,7 @@ def test_stopped_in_the_first_epoch_can_be_continued(tmp_path):
     assert "--resume" in err and "Traceback" not in err
     assert "--resume" in call("train.py", *options, code=1)
     call("train.py", *options, "--resume")
-    assert len(read_log(tmp_path / "mlp")[0]) == 4
+    assert len(read_log(tmp_path / "mlp")[0]) == 6
 
 
 @pytest.mark.skipif(
