@@ -100,10 +100,16 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         index = batch[rank::world]  # this process's share of the batch
         x = make_inputs(images, index, augmentation, pixels, args)  # B×1×pixels×pixels
         y = labels[index]
+        if args.mixup:  # Zhang et al. 2018, arXiv:1710.09412: the batch and itself, reversed
+            share = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
+            x = share * x + (1 - share) * x.flip(0)
         # bfloat16 has 16 bits and is faster where the hardware has it; the loss needs 32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = network(x).float()  # B×10
         loss = F.cross_entropy(logits, y, label_smoothing=args.label_smoothing)
+        if args.mixup:
+            other = F.cross_entropy(logits, y.flip(0), label_smoothing=args.label_smoothing)
+            loss = share * loss + (1 - share) * other
         network.zero_grad()
         loss.backward()
         for optimizer in optimizers:
@@ -432,6 +438,7 @@ def parse_args(argv):
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop; 0: none")
     add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
     add("--erase", type=share, help="probability of erasing a box (Random Erasing)")
+    add("--mixup", type=rate, default=0.0, help="α of Mixup (images and labels of pairs are mixed); 0: none")
     add("--dropout", type=share, help="dropout before the last layer of a ResNet")
     add("--pixels", type=resolutions, help="resolutions, each for an equal part of the epochs")
     # Below 7 channels, oneDNN 3.12 writes beyond its memory in 1×1 convolutions on AVX2 CPUs.
@@ -448,6 +455,7 @@ def parse_args(argv):
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
     add("--threads", type=number(int, 0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
+    add("--compile", action="store_true", help="torch.compile: faster on a GPU")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
         help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
 
@@ -527,6 +535,8 @@ def main(argv=None):
             x = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
             board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+    if args.compile:
+        network = torch.compile(network, mode="reduce-overhead", dynamic=False)
     print(
         f"{args.model} ({here['parameters']:,} parameters) on {here['device_name']}, "
         f"{here['threads']} threads, {args.precision}: {args.epochs} epochs into {run}"
