@@ -3,11 +3,10 @@
     python analyze.py
 
 Reads every run below --runs (config.json, log.csv, steps.csv, evaluation.json, predictions.csv; no
-weights) and writes figures (PNG) and a table (Markdown and CSV) into --out.
+weights) and writes figures (PNG) and a table (Markdown) into --out.
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -343,14 +342,9 @@ def count_confusion(predictions):
     return confusion_matrix(predictions["true"], predictions["predicted"], labels=range(10))
 
 
-def count_errors(predictions):
-    """The confusion matrix with a diagonal of zeros."""
-    return count_confusion(predictions) * (1 - np.eye(10, dtype=int))
-
-
 def plot_errors(run, folder):
     """Figure 7: the errors of each true class, stacked by the class predicted instead."""
-    errors = count_errors(run.predictions)
+    errors = count_confusion(run.predictions) * (1 - np.eye(10, dtype=int))
     total = errors.sum(1)
     figure, axis = plt.subplots(figsize=(10, 5))
     for j, colour in enumerate(COLOURS):
@@ -367,37 +361,21 @@ def plot_errors(run, folder):
     save(figure, folder, "fig7_errors.png")
 
 
-def plot_wrong(run, images, pair, folder):
-    """The 24 most confident of the wrong predictions, with their probabilities.
-
-    Args:
-        pair: true and predicted class for figure 8, or None for all errors.
-    """
-    p = run.predictions
-    wrong = p[p["true"] != p["predicted"]]
-    kind, name = "label? prediction and its probability", "most_confident_errors.png"
-    if pair:
-        true, predicted = pair
-        wrong = p[(p["true"] == true) & (p["predicted"] == predicted)]
-        kind = f"{data.CLASSES[true]} predicted as {data.CLASSES[predicted]}"
-        name = f"fig8_{true}_as_{predicted}.png"
+def plot_wrong(run, images, wrong, folder, name):
+    """The 24 most confident of some wrong predictions, given as rows of predictions.csv."""
     shown = wrong[np.argsort(-wrong["probability"], kind="stable")][:24]
     figure, axes = plt.subplots(3, 8, figsize=(10, 5.3))
     for axis in axes.flat:
         axis.axis("off")
     for axis, row in zip(axes.flat, shown, strict=False):
-        names = "" if pair else f"{SHORT[row['true']]}?\n{SHORT[row['predicted']]} "
-        show(axis, images[row["index"]], f"{names}{100 * row['probability']:.0f} %")
-    figure.suptitle(f"{run.name}: {len(shown)} most confident of {len(wrong)} errors: {kind}")
+        title = f"{SHORT[row['true']]}?\n{SHORT[row['predicted']]} {100 * row['probability']:.0f} %"
+        show(axis, images[row["index"]], title)
+    figure.suptitle(
+        f"{run.name}: {len(shown)} most confident of {len(wrong)} such errors: "
+        "label? prediction and its probability"
+    )
     figure.tight_layout()
     save(figure, folder, name)
-
-
-def frequent_pairs(predictions):
-    """The report's pair, shirts predicted as T-shirts, and the three most frequent others."""
-    frequent = count_errors(predictions).argsort(axis=None)[::-1][:4]
-    pairs = [divmod(int(i), 10) for i in frequent]
-    return [(6, 0), *[pair for pair in pairs if pair != (6, 0)][:3]]
 
 
 def plot_confusion(run, folder):
@@ -452,16 +430,13 @@ def plot_reliability(run, folder):
 
 
 def write_table(rows, folder, name, notes=()):
-    """Write dictionaries with the same keys as CSV and as Markdown, there with notes below."""
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
-    lines.insert(1, ["---"] * len(rows[0]))
+    """Write dictionaries with the same keys as a table in Markdown, with notes below."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     cells = [[str(cell).replace("|", r"\|") for cell in line] for line in lines]
     text = "".join(f"| {' | '.join(line)} |\n" for line in cells)
     text += "".join(f"\n{note}\n" for note in notes)
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    print(f"written: {folder / name}.md and .csv")
+    data.write_file(folder / f"{name}.md", text.encode())
+    print(f"written: {folder / name}.md")
 
 
 def tabulate_models(runs, folder):
@@ -500,7 +475,7 @@ def tabulate_models(runs, folder):
 # ---- The script
 
 
-def parse_options():
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -512,11 +487,7 @@ def parse_options():
     add("--tsne-images", type=data.number(int, 100, 60_000), default=5000,
         help="number of training images in the t-SNE")  # fmt: skip
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
-    return parser.parse_args()
-
-
-def main():
-    args = parse_options()
+    args = parser.parse_args()
     runs = find_runs(args.runs)
     tested = [r for r in runs if r.predictions is not None and args.run in (None, r.name)]
     if args.run is not None and not tested:
@@ -550,8 +521,12 @@ def main():
     plot_errors(run, folder)
     plot_confusion(run, folder)
     plot_reliability(run, folder)
-    for pair in [None, *frequent_pairs(run.predictions)]:
-        plot_wrong(run, images, pair, folder)
+    true, predicted = run.predictions["true"], run.predictions["predicted"]
+    wrong = run.predictions[true != predicted]
+    plot_wrong(run, images, wrong, folder, "most_confident_errors.png")
+    # Figure 8 shows the report's pair, shirts (6) predicted as T-shirts (0).
+    shirts = run.predictions[(true == 6) & (predicted == 0)]
+    plot_wrong(run, images, shirts, folder, "fig8_6_as_0.png")
 
 
 if __name__ == "__main__":

@@ -96,36 +96,6 @@ def crop_and_flip(images, offsets, flips, padding):
     return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def draw_boxes(n, probability, generator):
-    """Draw the rectangles that ``erase`` fills: Random Erasing (Zhong et al. 2017,
-    arXiv:1708.04896, algorithm 1) with torchvision's limits, 2 to 33 % of the area and aspect
-    ratios from 3:10 to 10:3. A side that would be too long is cut to 28 pixels.
-
-    Args:
-        n: number of images.
-        probability: share of the images that get a box; the other boxes are empty.
-        generator: CPU ``torch.Generator``.
-
-    Returns:
-        int64 tensor n×2×2: start and stop of the rows, start and stop of the columns.
-    """
-    u = torch.rand(n, 5, generator=generator)
-    area = 28 * 28 * (0.02 + 0.31 * u[:, 0])
-    ratio = (10 / 3) ** (2 * u[:, 1] - 1)
-    sides = torch.stack([area * ratio, area / ratio], 1).sqrt().round().clamp(max=28)
-    start = (u[:, 2:4] * (29 - sides)).floor()
-    stop = start + sides * (u[:, 4:] < probability)
-    return torch.stack([start, stop], 2).long()
-
-
-def erase(images, boxes):
-    """Fill the box of each image, uint8 B×28×28, with noise from PyTorch's global generator."""
-    pixel = torch.arange(28, device=images.device)
-    inside = (boxes[:, :, :1] <= pixel) & (pixel < boxes[:, :, 1:])  # B×2×28
-    noise = torch.randint_like(images, 256)
-    return torch.where(inside[:, 0, :, None] & inside[:, 1, None, :], noise, images)
-
-
 def preprocess(images, pixels=28, mean=MEAN, std=STD):
     """Turn bytes into the input of a network, as torchvision's ToTensor, Normalize and Resize do.
 

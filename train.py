@@ -36,36 +36,50 @@ import data
 import evaluate  # for predict(), load_checkpoint(), use_device() and the test at the end
 from models import MODELS, build_model, count_parameters
 
-# The report's recipe. It states neither batch size nor learning rate: these are the usual ones.
+# Peak learning rate and weight decay of each optimizer, where a recipe does not say otherwise.
+OPTIMIZERS = {
+    "adam": {"lr": 1e-3, "weight_decay": 0.0},
+    "adamw": {"lr": 2e-3, "weight_decay": 0.1},
+    "sgd": {"lr": 0.1, "weight_decay": 5e-4},
+    "muon": {"lr": 0.12, "weight_decay": 0.03},
+}
+# The report states neither batch size nor learning rate: these are the usual ones.
 REPORT_RECIPE = {
     "epochs": 133,  # its "about 50,000 steps"
     "batch_size": 128,
     "optimizer": "adam",
+    **OPTIMIZERS["adam"],
     "schedule": "cosine",
     "label_smoothing": 0.0,
     "padding": 4,
     "flip": 0.5,
-    "erase": 0.0,
+    "mixup": 0.0,
     "dropout": 0.3,
     "pixels": "28",
 }
-MLP_RECIPE = {**REPORT_RECIPE, "epochs": 400, "batch_size": 256, "optimizer": "adamw", "padding": 1}
+MLP_RECIPE = {
+    **REPORT_RECIPE,
+    "epochs": 100,
+    "batch_size": 256,
+    "optimizer": "muon",
+    "lr": 0.005,
+    "weight_decay": 0.05,
+    "padding": 1,
+}
 RESNET_RECIPE = {
     **REPORT_RECIPE,
     "epochs": 16,
     "batch_size": 256,
     "optimizer": "muon",
+    **OPTIMIZERS["muon"],
     "schedule": "triangle",
     "label_smoothing": 0.1,
     "padding": 1,
     "dropout": 0.0,
     "pixels": "16,28",  # 16×16 for the first half of the epochs, then 28×28
 }
-# A network of your own starts from the report's recipe, with fewer epochs.
-OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
-# Default learning rate and weight decay; for muon those of the SGD that trains the other weights.
-OPTIMIZERS = {"adam": (1e-3, 0.0), "adamw": (2e-3, 0.1), "sgd": (0.1, 5e-4), "muon": (0.2, 5e-4)}
+OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # for a network of your own
 
 LOG_STEPS = 25  # a row of steps.csv is the mean training loss of this many steps
 
@@ -90,11 +104,11 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
     results = []
     network.train()
-    # The progress bar is shown by process 0, and (None) on a terminal only.
+    # Process 0 shows the progress, and (None) on a terminal only.
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=rank > 0 or None)
     for i, batch in enumerate(bar):
         step = epoch * len(batches) + i
-        # For dropout and erasing. One seed per step, so that a resumed run draws the same numbers.
+        # For dropout and mixup. One seed per step, so that a resumed run draws the same numbers.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
         set_learning_rate(optimizers, args, (epoch + i / len(batches)) / args.epochs)
         index = batch[rank::world]  # this process's share of the batch
@@ -134,8 +148,7 @@ def draw_epoch(n, epoch, args, device):
     if len(batches) > 1 and len(batches[-1]) < args.batch_size // 4:
         batches = batches[:-1]
     offsets, flips = data.draw_crops(n, args.padding, args.flip, generator)
-    boxes = data.draw_boxes(n, args.erase, generator)
-    augmentation = {"offsets": offsets, "flips": flips, "boxes": boxes}
+    augmentation = {"offsets": offsets, "flips": flips}
     return batches, {name: drawn.to(device) for name, drawn in augmentation.items()}
 
 
@@ -144,8 +157,6 @@ def make_inputs(images, index, augmentation, pixels, args):
     B×1×pixels×pixels."""
     drawn = {name: values[index] for name, values in augmentation.items()}
     x = data.crop_and_flip(images[index], drawn["offsets"], drawn["flips"], args.padding)
-    if args.erase:
-        x = data.erase(x, drawn["boxes"])
     return data.preprocess(x, pixels)  # what works on floats comes after this
 
 
@@ -190,32 +201,27 @@ def set_learning_rate(optimizers, args, progress):
 
 
 def build_optimizers(model, args):
-    """Return a list of optimizers: one, or SGD and Muon. A new optimizer needs a branch here and
-    a line in ``OPTIMIZERS``.
-
-    Raises:
-        UserError: Muon is asked for and the network has no kernels for it.
-    """
-    parameters, kernels = [p for p in model.parameters() if p.requires_grad], []
-    if args.optimizer == "muon":  # all 3×3 kernels but the first, which has one input channel
-        kernels = [p for p in parameters if p.shape[2:] == (3, 3) and p.shape[1] > 1]
-        if not kernels:
-            raise data.UserError(f"--optimizer muon is for 3×3 convolutions: {args.model} has none")
-    taken = {id(kernel) for kernel in kernels}  # == would compare the values
-    matrices = [p for p in parameters if p.ndim > 1 and id(p) not in taken]
+    """Return a list of optimizers: one, or Muon for the hidden layers and AdamW for the rest. A new
+    optimizer needs a branch here and a line in ``OPTIMIZERS``."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
-    groups = [
-        {"params": matrices, "weight_decay": args.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "adam":
-        optimizers = [torch.optim.Adam(groups, args.lr, fused=True)]
+        optimizers = [torch.optim.Adam(groups, **settings, fused=True)]
     elif args.optimizer == "adamw":
-        optimizers = [torch.optim.AdamW(groups, args.lr, fused=True)]
-    elif args.optimizer in ("sgd", "muon"):
-        optimizers = [torch.optim.SGD(groups, args.lr, momentum=0.9, nesterov=True, fused=True)]
-    if kernels:
-        optimizers.append(Muon(kernels, args.muon_lr))
+        optimizers = [torch.optim.AdamW(groups, **settings, fused=True)]
+    elif args.optimizer == "sgd":
+        optimizers = [torch.optim.SGD(groups, **settings, momentum=0.9, nesterov=True, fused=True)]
+    elif args.optimizer == "muon":
+        # Not the first convolution, which has one input channel, and not the last layer.
+        hidden = [p for p in matrices if p.shape[1] > 1 and len(p) != len(data.CLASSES)]
+        taken = {id(p) for p in hidden}  # == would compare the values
+        rest = [p for p in parameters if id(p) not in taken]
+        optimizers = [torch.optim.AdamW(rest, 2e-3, weight_decay=0.0, fused=True)]
+        if hidden:
+            optimizers.append(Muon(hidden, **settings))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["highest_lr"] = group["lr"]
@@ -223,44 +229,44 @@ def build_optimizers(model, args):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum with an orthogonalised update, for the kernels of convolutions before a BatchNorm.
+    """Momentum with an orthogonalised update, for the weights of hidden layers.
 
-    A gradient is usually dominated by a few directions; orthogonalised, it moves the kernel equally
-    far in all of them (Jordan 2024, kellerjordan.github.io/posts/muon). As in his airbench94, each
-    step also rescales the kernel to the norm √(output channels). The BatchNorm cancels the scale,
-    so this only fixes the size of a step relative to the weights, as weight decay would.
-
-    ``torch.optim.Muon`` does not serve: it takes matrices only and computes in bfloat16, which is
-    fifty times slower than float32 on a CPU that emulates it.
+    A gradient is usually dominated by a few directions; orthogonalised, it moves the weights
+    equally far in all of them (Jordan 2024, kellerjordan.github.io/posts/muon). Arguments and steps
+    are those of ``torch.optim.Muon``, but a kernel out×in×3×3 counts as a matrix out×9·in, and the
+    arithmetic is float32: the library's is bfloat16, fifty times slower on a CPU that emulates it.
     """
 
-    def __init__(self, params, lr, momentum=0.6):
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(self, params, lr, weight_decay, momentum=0.95, ns_steps=5):
+        defaults = {"lr": lr, "weight_decay": weight_decay}
+        super().__init__(params, {**defaults, "momentum": momentum, "ns_steps": ns_steps})
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for kernel in group["params"]:  # out×in×3×3
-                if kernel.grad is None:
+            lr, momentum = group["lr"], group["momentum"]
+            for weight in group["params"]:
+                if weight.grad is None:
                     continue
-                state = self.state[kernel]
+                state = self.state[weight]
                 if not state:
-                    state["momentum_buffer"] = torch.zeros_like(kernel)
-                buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(kernel.grad)
-                update = kernel.grad.add(buffer, alpha=group["momentum"])  # Nesterov
-                update = orthogonalize(update.flatten(1)).view_as(kernel)
-                kernel.mul_(len(kernel) ** 0.5 / kernel.norm())
-                kernel.sub_(update, alpha=group["lr"])
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                buffer = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
+                update = weight.grad.lerp(buffer, momentum).flatten(1)  # Nesterov
+                rows, columns = update.shape
+                update = orthogonalize(update, group["ns_steps"]).view_as(weight)
+                weight.mul_(1 - lr * group["weight_decay"])
+                weight.sub_(update, alpha=lr * max(1, rows / columns) ** 0.5)
 
 
-def orthogonalize(x, steps=3):
+def orthogonalize(x, steps):
     """Bring the singular values of a matrix m×n near 1.
 
     Jordan's Newton-Schulz iteration is X ← PX with P = aI + bG + cG² and G = XXᵀ, which is only
     m×m. As P is symmetric, the next G is (PX)(PX)ᵀ = PGP. So it is enough to iterate on G and to
     multiply X by the product of all P at the end, in half the time.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's; after three steps all values are roughly 1
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's
     gram = x @ x.T
     squared_norm = gram.trace() + 1e-14
     gram = gram / squared_norm  # of X divided by its norm, so that no singular value exceeds 1
@@ -310,41 +316,53 @@ def add_up(tensor):
 FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_dir")
 
 
-def open_run(run, options, resume):
-    """Make the folder of a run, or read what a run to be resumed has left there.
+def lock_folder(run):
+    """Return an open file that locks the folder of a run until the process ends.
 
-    Returns:
-        checkpoint: the content of last.pt; None if the run is new.
-        lock: in process 0 an open file, which locks the folder until the process ends.
+    Raises:
+        UserError: another process is training in this folder.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    lock = open(run / "lock", "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise data.UserError(f"{run} is being trained by another process") from None
+    return lock
+
+
+def start_or_resume(run, model, optimizers, args, environment):
+    """Return the state of a run: the content of its checkpoints but for weights and optimizers.
+
+    If last.pt is there and may be resumed, weights and optimizers are loaded from it, too.
 
     Raises:
         UserError: the folder holds something that this training would overwrite or cannot resume.
     """
-    last, lock, checkpoint = run / "last.pt", None, None
-    if processes()[0] == 0:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = open(run / "lock", "w", encoding="utf-8")  # noqa: SIM115
-        try:
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise data.UserError(f"{run} is being trained by another process") from None
-    others = {file.name for file in run.glob("*")} - {"lock", "last.pt.tmp"}
-    if last.exists():
-        if not resume:
-            raise data.UserError(f"{run} holds a run: --resume continues it, --name starts another")
-        checkpoint = evaluate.read_checkpoint(last)
-        if not checkpoint.keys() >= {"optimizers", "log", "steps"}:
-            raise data.UserError(f"{last} holds weights, but not what --resume needs")
-        for name, value in options.items():
-            old = checkpoint["config"].get(name)
-            if value != old:
-                raise data.UserError(f"{run} was started with {name} = {old}, not {value}")
-    elif others:
-        raise data.UserError(f"{run} holds {min(others)}, but no last.pt: choose another --name")
-    if dist.is_initialized():
-        dist.barrier()  # nothing is written before all processes have looked
-    return checkpoint, lock
+    last = run / "last.pt"
+    options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
+    if not last.exists():
+        others = {file.name for file in run.glob("*")} - {"lock", "last.pt.tmp"}
+        if others:
+            raise data.UserError(f"{run} holds {min(others)}, but no last.pt: use another --name")
+        return {"config": {**options, **environment}, "epoch": 0, "log": [], "steps": [],
+                "preprocessing": data.preprocessing(args.pixels[0])}  # fmt: skip
+    if not args.resume:
+        raise data.UserError(f"{run} holds a run: --resume continues it, --name starts another")
+    state = evaluate.read_checkpoint(last)
+    if not state.keys() >= {"optimizers", "log", "steps"}:
+        raise data.UserError(f"{last} holds weights, but not what --resume needs")
+    for name, value in options.items():
+        old = state["config"].get(name)
+        if value != old:
+            raise data.UserError(f"{run} was started with {name} = {old}, not {value}")
+    model.load_state_dict(state.pop("model"))
+    for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
+        optimizer.load_state_dict(saved)
+    state["config"].setdefault("resumed", []).append(environment)
+    print(f"resuming after epoch {state['epoch']}")
+    return state
 
 
 def step_rows(sums, epoch):
@@ -354,6 +372,15 @@ def step_rows(sums, epoch):
         step = epoch * len(sums) + i * LOG_STEPS + len(part)
         rows.append({"step": step, "train_loss": (part[:, 0].sum() / part[:, 2].sum()).item()})
     return rows
+
+
+def open_board(run, state, inputs):
+    """Open the TensorBoard events of a run; a new one shows the first inputs of the network."""
+    log = state["log"]
+    board = SummaryWriter(run, purge_step=log[-1]["step"] + 1 if log else None)
+    if not log:
+        board.add_images("train/inputs", inputs * data.STD + data.MEAN, 0)
+    return board
 
 
 def save_epoch(run, board, state, model, optimizers, is_best):
@@ -428,17 +455,15 @@ def parse_args(argv):
     add("--recipe", choices=("report", "modern"), default="modern", help="sets the defaults below")
     add("--epochs", type=number(int, 1, 10**4), help="passes over the training images")
     add("--batch-size", type=number(int, 1, 10**5), help="images per step")
-    add("--optimizer", choices=OPTIMIZERS, help="sgd: with Nesterov momentum 0.9; muon: "
-        "Muon for 3×3 kernels but the first (before a BatchNorm), SGD for the rest")  # fmt: skip
-    add("--lr", type=rate, help="highest learning rate, with muon that of SGD")
-    add("--muon-lr", type=rate, default=0.12, help="highest learning rate of Muon")
+    add("--optimizer", choices=OPTIMIZERS, help="sgd: with Nesterov momentum 0.9; muon: Muon for "
+        "hidden layers, AdamW (0.002) for the rest")  # fmt: skip
+    add("--lr", type=rate, help="highest learning rate")
     add("--schedule", choices=SCHEDULES, help="shape of the learning rate over the training")
-    add("--weight-decay", type=rate, help="weight decay, but not of biases, BatchNorm or Muon")
+    add("--weight-decay", type=rate, help="weight decay, but not of biases and BatchNorm")
     add("--label-smoothing", type=share, help="amount of label smoothing")
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop; 0: none")
     add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
-    add("--erase", type=share, help="probability of erasing a box (Random Erasing)")
-    add("--mixup", type=rate, default=0.0, help="α of Mixup (images and labels of pairs are mixed); 0: none")
+    add("--mixup", type=rate, help="α of mixup, which mixes pairs of images; 0: none")
     add("--dropout", type=share, help="dropout before the last layer of a ResNet")
     add("--pixels", type=resolutions, help="resolutions, each for an equal part of the epochs")
     # Below 7 channels, oneDNN 3.12 writes beyond its memory in 1×1 convolutions on AVX2 CPUs.
@@ -455,7 +480,7 @@ def parse_args(argv):
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
     add("--threads", type=number(int, 0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
-    add("--compile", action="store_true", help="torch.compile: faster on a GPU")
+    add("--compile", action="store_true", help="compile the network; doubles the speed of a GPU")
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
         help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
 
@@ -463,8 +488,9 @@ def parse_args(argv):
     # converts a default that is a string, such as "16,28", like an argument.
     known, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     recipe = REPORT_RECIPE if known.recipe == "report" else MODERN.get(known.model, OWN_RECIPE)
-    lr, weight_decay = OPTIMIZERS[known.optimizer or recipe["optimizer"]]
-    parser.set_defaults(**recipe, lr=lr, weight_decay=weight_decay, name=known.model)
+    if known.optimizer not in (None, recipe["optimizer"]):
+        recipe = {**recipe, **OPTIMIZERS[known.optimizer]}  # its rate would not suit this one
+    parser.set_defaults(**recipe, name=known.model)
     return parser.parse_args(argv)
 
 
@@ -501,41 +527,32 @@ def load_sets(args, device):
 def main(argv=None):
     args = parse_args(sys.argv[1:] if argv is None else argv)
     device = join_processes(evaluate.use_device(args.device, args.threads), args)
+    is_main = processes()[0] == 0
     if args.precision == "auto":
         args.precision = "bfloat16" if evaluate.has_native_bfloat16(device) else "float32"
     train_set, val_set = load_sets(args, device)
     torch.manual_seed(args.seed)
     model = build_model(args.model, args.width, args.dropout).to(device)
     check_pixels(model, args)
-    epoch_pixels = pixels_by_epoch(args.pixels, args.epochs)
     optimizers = build_optimizers(model, args)
-    run, is_main = Path(args.runs) / args.name, processes()[0] == 0
+    epoch_pixels = pixels_by_epoch(args.pixels, args.epochs)
 
-    # Start or resume. The state is what a checkpoint holds besides the weights and the optimizers.
-    options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
-    checkpoint, lock = open_run(run, options, args.resume)  # noqa: RUF059 (the lock is kept)
+    run = Path(args.runs) / args.name
+    lock = lock_folder(run) if is_main else None  # noqa: F841 (it lasts as long as the variable)
     here = {"parameters": count_parameters(model), **environment(device)}
-    state = {"config": {**options, **here}, "epoch": 0, "log": [], "steps": []}
-    state["preprocessing"] = data.preprocessing(epoch_pixels[0])
-    if checkpoint:
-        model.load_state_dict(checkpoint["model"])
-        for optimizer, saved in zip(optimizers, checkpoint["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        state = {key: checkpoint[key] for key in state}
-        state["config"].setdefault("resumed", []).append(here)
-        print(f"resuming after epoch {state['epoch']}")
+    state = start_or_resume(run, model, optimizers, args, here)
     log = state["log"]  # appending to it changes the state
+    if dist.is_initialized():
+        dist.barrier()  # nothing is written before all processes have looked
     if is_main:
-        if not checkpoint:
+        if not log:
             save_checkpoint(run / "last.pt", state, model, optimizers)
         data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
-        board = SummaryWriter(run, purge_step=log[-1]["step"] + 1 if log else None)
-        if not log:  # show the first images as the network sees them
-            batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
-            x = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
-            board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
+        batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
+        inputs = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
+        board = open_board(run, state, inputs)
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
-    if args.compile:
+    if args.compile:  # CUDA graphs spare a GPU the wait for Python
         network = torch.compile(network, mode="reduce-overhead", dynamic=False)
     print(
         f"{args.model} ({here['parameters']:,} parameters) on {here['device_name']}, "
@@ -559,7 +576,7 @@ def main(argv=None):
             "epoch": epoch + 1,
             "step": (epoch + 1) * len(sums),
             "pixels": pixels,
-            "learning_rate": optimizers[0].param_groups[0]["lr"],
+            "learning_rate": optimizers[-1].param_groups[0]["lr"],
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
             "val_loss": val_loss,
@@ -577,10 +594,9 @@ def main(argv=None):
             save_epoch(run, board, state, model, optimizers, is_best)
         text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
         text += f"accuracy {100 * train_accuracy:.2f} %; {row['seconds']:.1f} s"
-        if args.train_on == "split":
+        if len(val_set[0]):
             text += f"; validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %"
-            text += " (best)" if is_best else ""
-        print(text, flush=True)
+        print(text + " (best)" * is_best, flush=True)
 
     if dist.is_initialized():
         dist.destroy_process_group()

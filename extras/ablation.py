@@ -55,7 +55,6 @@ STUDIES = {
             "modern, flips without crop": {"padding": 0},
             "modern, no augmentation": {"padding": 0, "flip": 0},
             "modern, label smoothing 0.1": {"label_smoothing": 0.1},
-            "modern, random erasing 0.25": {"erase": 0.25},
         },
     },
     "resnet18": {
@@ -78,7 +77,6 @@ STUDIES = {
             "modern, flips without crop": {"padding": 0},
             "modern, no augmentation": {"padding": 0, "flip": 0},
             "modern, label smoothing 0.2": {"label_smoothing": 0.2},
-            "modern, random erasing 0.25": {"erase": 0.25},
             "modern, AdamW": {"optimizer": "adamw"},
         },
     },

@@ -2,8 +2,8 @@
 
     python extras/leaderboard.py
 
-Writes a table of all runs (runs.md and .csv), a table of the leaderboard (leaderboard.md and .csv)
-and a chart of it (leaderboard.png).
+Writes a table of all runs (runs.md), a table of the leaderboard (leaderboard.md) and a chart of it
+(leaderboard.png).
 """
 
 import argparse

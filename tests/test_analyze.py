@@ -13,7 +13,7 @@ DATA_FIGURES = {"fig1_samples.png", "fig2_pca.png", "fig3_tsne.png", "fig4_augme
 RUN_FIGURES = {"fig5_loss.png", "fig6_accuracy.png", "accuracy_over_minutes.png", "fig7_errors.png",
                "confusion.png", "reliability.png", "most_confident_errors.png",
                "fig8_6_as_0.png"}  # fmt: skip
-TABLES = {"models.md", "models.csv"}
+TABLES = {"models.md"}
 PREDICTIONS = [("true", int), ("predicted", int), ("probability", float)]
 
 
@@ -53,7 +53,6 @@ def test_everything_is_drawn_with_the_errors_of_the_own_run(tmp_path):
     assert f"left out: {tmp_path / 'runs/broken'}: " in printed
     drawn = {p.name for p in folder.iterdir()}
     assert drawn >= DATA_FIGURES | RUN_FIGURES | TABLES
-    assert len([name for name in drawn if name.startswith("fig8_")]) == 4
     check_figures(folder, [name for name in drawn if name.endswith(".png")])
     models = (folder / "models.md").read_text(encoding="utf-8").splitlines()
     assert [line.split()[1] for line in models[2:6]] == ["mlp", "resnet18", "resnet34", "tiny"]
@@ -239,8 +238,6 @@ def test_confusion_rows_are_true_classes():
     predictions = np.array(rows, PREDICTIONS)
     confusion = analyze.count_confusion(predictions)
     assert (confusion[6, 0], confusion[2, 4], confusion[5, 5], confusion.sum()) == (2, 1, 1, 4)
-    assert analyze.count_errors(predictions).sum() == 3
-    assert analyze.frequent_pairs(predictions)[:2] == [(6, 0), (2, 4)]
 
 
 def test_figures_of_a_network_without_an_error(tmp_path):
@@ -250,7 +247,8 @@ def test_figures_of_a_network_without_an_error(tmp_path):
     analyze.plot_errors(run, folder)
     analyze.plot_reliability(run, folder)
     images, _ = data.load(DATA, train=False)
-    analyze.plot_wrong(run, images, None, folder)
+    none = run.predictions[:0]
+    analyze.plot_wrong(run, images, none, folder, "most_confident_errors.png")
     assert {"fig7_errors.png", "reliability.png", "most_confident_errors.png"} == {
         p.name for p in folder.iterdir()
     }
@@ -260,7 +258,6 @@ def test_table_of_a_run_with_a_bar_in_its_name(tmp_path):
     analyze.write_table([{"run": "a|b", "n": 1}], tmp_path, "table")
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text == "| run | n |\n| --- | --- |\n| a\\|b | 1 |\n"
-    assert (tmp_path / "table.csv").read_text(encoding="utf-8") == "run,n\na|b,1\n"
 
 
 def test_minutes_and_latency_come_with_their_processor(tmp_path):

@@ -68,27 +68,6 @@ def test_draws_are_uniform_and_seeded():
     assert torch.equal(offsets, draw(0)[0]) and not torch.equal(offsets, draw(1)[0])
 
 
-def test_boxes_and_erase(real):
-    generator = torch.Generator().manual_seed(0)
-    boxes = data.draw_boxes(20_000, 0.5, generator)
-    sides = boxes[:, :, 1] - boxes[:, :, 0]
-    erased = sides.amin(1) > 0
-    assert torch.equal(erased, sides.amax(1) > 0) and abs(erased.float().mean() - 0.5) < 0.012
-    assert boxes.min() == 0 and boxes.max() == 28
-    share = sides[erased].prod(1) / 784
-    assert 0.01 < share.min() < 0.03 and 0.3 < share.max() < 0.37
-    centre = boxes[erased].double().mean((0, 2))
-    assert (centre - 14).abs().max() < 0.2  # anywhere in the image, without preference
-    images = real[0][:200]
-    result = data.erase(images, boxes[:200])
-    for image, after, ((top, bottom), (left, right)) in zip(images, result, boxes, strict=False):
-        inside = torch.zeros(28, 28, dtype=torch.bool)
-        inside[top:bottom, left:right] = True
-        assert torch.equal(after[~inside], image[~inside])
-    noise = result[result != images].double()
-    assert abs(noise.mean() - 127.5) < 5 and noise.max() == 255
-
-
 def test_flips_and_crops_can_be_turned_off(real):
     images = real[0][:100]
     generator = torch.Generator().manual_seed(0)

@@ -28,7 +28,7 @@ def linear(progress):
 
 SCHEDULES = {"linear": linear, """
 AUGMENTATION = {
-    '"boxes": boxes}\n': '"boxes": boxes}\n'
+    '"flips": flips}\n': '"flips": flips}\n'
     '    augmentation["noise"] = torch.rand(n, generator=generator)\n',
     "    return data.preprocess(x, pixels)  #": "    x = data.preprocess(x, pixels)\n"
     '    return x + drawn["noise"][:, None, None, None] * torch.randn_like(x)  #',
