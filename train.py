@@ -41,7 +41,7 @@ OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
     "sgd": {"lr": 0.1, "weight_decay": 5e-4},
-    "muon": {"lr": 0.12, "weight_decay": 0.03},
+    "muon": {"lr": 0.12, "weight_decay": 0.015},
 }
 # The report states neither batch size nor learning rate: these are the usual ones.
 REPORT_RECIPE = {
