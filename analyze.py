@@ -7,6 +7,7 @@ weights) and writes figures (PNG) and a table (Markdown) into --out.
 """
 
 import argparse
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +67,9 @@ def read_run(folder):
                    val_accuracy=float, seconds=float)  # fmt: skip
     if log is None:
         raise ValueError("no epoch is finished")
+    predictions = read_csv(folder / "predictions.csv", index=int, true=int, predicted=int,
+                           probability=float)  # fmt: skip
+    check_values(log, evaluation, predictions)
     at_last_resolution = log["val_accuracy"][log["pixels"] == log["pixels"][-1]]
     return SimpleNamespace(
         folder=folder,
@@ -88,11 +92,26 @@ def read_run(folder):
         best_validation=np.nan_to_num(at_last_resolution).max(),
         steps=read_csv(folder / "steps.csv", step=int, train_loss=float),
         evaluation=evaluation,
-        accuracy=float(evaluation["accuracy"]) if evaluation else None,
-        latency=float(evaluation["latency"]["batch_1_ms"]) if evaluation else None,
-        predictions=read_csv(folder / "predictions.csv", index=int, true=int, predicted=int,
-                             probability=float),
+        accuracy=evaluation and float(evaluation["accuracy"]),
+        interval=evaluation and tuple(map(float, evaluation["accuracy_95"])),
+        latency=evaluation and float(evaluation["latency"]["batch_1_ms"]),
+        speed=evaluation and float(evaluation["latency"]["large_batch_images_per_second"]),
+        predictions=predictions,
     )  # fmt: skip
+
+
+def check_values(log, evaluation, predictions):
+    """Raise a ValueError if a file has values that train.py and evaluate.py never write."""
+    shares = np.nan_to_num([log["train_accuracy"], log["val_accuracy"]])
+    valid = np.all((shares >= 0) & (shares <= 1)) and np.all(log["seconds"] > 0)
+    if evaluation is not None:
+        valid &= 0 <= evaluation["accuracy"] <= 1
+    if (p := predictions) is not None:
+        valid &= sorted(p["index"]) == list(range(10_000))
+        valid &= np.isin([p["true"], p["predicted"]], range(10)).all()
+        valid &= np.all((p["probability"] >= 0) & (p["probability"] <= 1))
+    if not valid:
+        raise ValueError("it has accuracies, times or predictions that cannot be")
 
 
 def describe_place(config):
@@ -107,13 +126,15 @@ def find_runs(folders):
     unless only the second was tested."""
     runs = {}
     for folder in folders:
-        for path in sorted(Path(folder).glob("*/config.json")):
+        for path in sorted(Path(folder).glob("*")):
             try:
-                run = read_run(path.parent)
+                if not (path / "config.json").exists():
+                    continue
+                run = read_run(path)
                 if run.name not in runs or (run.evaluation and not runs[run.name].evaluation):
                     runs[run.name] = run
-            except (OSError, ValueError, TypeError, LookupError) as error:
-                print(f"left out: {path.parent}: {type(error).__name__}: {error}")
+            except (OSError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+                print(f"left out: {path}: {type(error).__name__}: {error}")
     order = [*MODELS, *sorted(run.model for run in runs.values())]
     return sorted(runs.values(), key=lambda run: (order.index(run.model), run.name))
 
@@ -150,7 +171,9 @@ def open_folder(path):
 
 
 def save(figure, folder, name):
-    figure.savefig(folder / name, dpi=110, bbox_inches="tight")
+    png = io.BytesIO()
+    figure.savefig(png, dpi=110, bbox_inches="tight")
+    data.write_file(folder / name, png.getvalue())
     plt.close(figure)
     print(f"drawn: {folder / name}")
 
@@ -435,7 +458,7 @@ def write_table(rows, folder, name, notes=()):
     cells = [[str(cell).replace("|", r"\|") for cell in line] for line in lines]
     text = "".join(f"| {' | '.join(line)} |\n" for line in cells)
     text += "".join(f"\n{note}\n" for note in notes)
-    data.write_file(folder / f"{name}.md", text.encode())
+    data.write_file(folder / f"{name}.md", text.encode(errors="replace"))
     print(f"written: {folder / name}.md")
 
 

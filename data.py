@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -192,12 +193,12 @@ def download(data_dir):
 
     target = raw_folder(data_dir)
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="download-", dir=data_dir) as folder:
+    with tempfile.TemporaryDirectory(prefix="download-", dir=Path(data_dir).absolute()) as folder:
         print(f"downloading FashionMNIST to {target}", file=sys.stderr)
         try:
             FashionMNIST(folder, download=True)
-        except (RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[-1]
+        except (RuntimeError, OSError, HTTPException) as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[-1]
             raise UserError(
                 f"FashionMNIST is not in {data_dir} and could not be downloaded ({reason}); run "
                 f"`make data`, which also tries Debian's package, or put "
@@ -216,11 +217,16 @@ def write_file(path, content):
     """Replace a file by new bytes. At every moment ``path`` is either the old or the new file.
 
     Raises:
-        UserError: it cannot be written (the disk is full, say); the old file is unchanged.
+        UserError: it cannot be written (the disk is full, say), or the old file begins with other
+            bytes, so it is of another kind and not an earlier output; it is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
+        if path.exists():
+            with open(path, "rb") as file:
+                if (start := file.read(8)) and start != bytes(content[:8]):
+                    raise UserError(f"{path} was not written by this script: it is not overwritten")
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
@@ -254,13 +260,17 @@ def number(kind, low, high):
     return parse
 
 
-def run_script(main):
-    """Run the ``main`` of a script: what the user can fix is one line, the rest a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # the terminal may not be able to show × or Chinese characters
-            stream.reconfigure(errors="replace")
+def run_script(main, stopped="stopped"):
+    """Run the ``main`` of a script: what the user can fix is one line, the rest a traceback. After
+    Ctrl-C the line is ``stopped``."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it is closed)
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):  # they may not be able to show × or Chinese characters
+        stream.reconfigure(errors="replace")
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(f"{Path(sys.argv[0]).name}: {stopped}")
     except (UserError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 

@@ -114,16 +114,20 @@ def load_checkpoint(path):
         UserError: the file cannot be read, is damaged, or is not a checkpoint of train.py.
     """
     checkpoint = read_checkpoint(path)
-    config = checkpoint["config"]
-    model = build_model(config["model"], config["width"], config["dropout"])
+    name, weights = checkpoint["config"]["model"], checkpoint["model"]
     try:
-        model.load_state_dict(checkpoint["model"])
-    except (RuntimeError, TypeError) as error:
+        model = build_model(name, checkpoint["config"]["width"], checkpoint["config"]["dropout"])
+        for prefix in ("module.", "_orig_mod."):  # of DataParallel and of torch.compile
+            torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(weights, prefix)
+        model.load_state_dict(weights)
+        black = torch.zeros(1, 28, 28, dtype=torch.uint8)
+        logits = predict(model, black, checkpoint["preprocessing"])
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise data.UserError(
-            f"{path}: its weights do not fit {config['model']}: {reason}"
-        ) from None
-    return model.eval(), checkpoint
+        raise data.UserError(f"{path}: it does not fit the network {name}: {reason}") from None
+    if not logits.isfinite().all():
+        raise data.UserError(f"{path}: its weights give numbers that are not finite")
+    return model, checkpoint
 
 
 def read_checkpoint(path):
@@ -143,14 +147,14 @@ def read_checkpoint(path):
             if damaged := archive.testzip():
                 raise data.UserError(f"{path} is damaged: wrong CRC-32 in its part {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (data.UserError, OSError):
+    except data.UserError:
         raise
     except pickle.UnpicklingError:  # PyTorch's own message would recommend to load it unsafely
         raise data.UserError(
             f"{path} is refused: it holds more than tensors and plain values"
         ) from None
     except Exception as error:  # a damaged file can make both of them raise nearly anything
-        raise data.UserError(f"{path} is not a checkpoint, or is truncated ({error!r})") from None
+        raise data.UserError(f"{path} cannot be read as a checkpoint ({error!r})") from None
     if not isinstance(checkpoint, dict) or not {"config", "epoch", "model"} <= checkpoint.keys():
         raise data.UserError(
             f'{path} is not a checkpoint of train.py: it lacks "config", "epoch" or "model". Bare '
@@ -162,10 +166,8 @@ def read_checkpoint(path):
         raise data.UserError(f'{path}: its "config" lacks "model", "width" or "dropout"')
     if not isinstance(checkpoint["model"], dict):
         raise data.UserError(f'{path}: its "model" is not a state_dict')
-    if config["model"] not in MODELS:
+    if config["model"] not in list(MODELS):
         raise data.UserError(f"{path}: no network {config['model']!r} in models.py")
-    for prefix in ("module.", "_orig_mod."):  # of DataParallel and of torch.compile
-        torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(checkpoint["model"], prefix)
     checkpoint.setdefault("preprocessing", data.preprocessing())
     return checkpoint
 
@@ -189,8 +191,8 @@ def use_device(name="auto", threads=0):
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise data.UserError(f"device {name!r} cannot be used here: {reason}") from None
     return device
@@ -290,8 +292,6 @@ def main(argv=None):
         **score(logits, labels),
         "latency": measure_latency(model, images, preprocessing),
     }
-    print_report(result)
-
     path = Path(args.ckpt)
     prefix = "" if path.stem == "best" else f"{path.stem}-"
     prefix += "" if args.split == "test" else f"{args.split}-"
@@ -304,6 +304,7 @@ def main(argv=None):
     for (i, true, answer), p in zip(table, probability.tolist(), strict=True):
         rows.append({"index": i, "true": true, "predicted": answer, "probability": f"{p:.4f}"})
     data.write_csv(predictions_path, rows)
+    print_report(result)
     print(f"written: {result_path} and {predictions_path}")
 
 

@@ -15,6 +15,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,7 +54,6 @@ REPORT_RECIPE = {
     "label_smoothing": 0.0,
     "padding": 4,
     "flip": 0.5,
-    "mixup": 0.0,
     "dropout": 0.3,
     "pixels": "28",
 }
@@ -280,7 +280,8 @@ def orthogonalize(x, steps):
 
 def processes():
     """Return the number of this process, from 0, and how many there are, as set by torchrun."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ["RANK"]) if world > 1 else 0, world
 
 
 def join_processes(device, args):
@@ -323,7 +324,7 @@ def lock_folder(run):
         UserError: another process is training in this folder.
     """
     run.mkdir(parents=True, exist_ok=True)
-    lock = open(run / "lock", "w", encoding="utf-8")  # noqa: SIM115
+    lock = open(run / "lock", "a", encoding="utf-8")  # noqa: SIM115
     try:
         if fcntl:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -357,9 +358,12 @@ def start_or_resume(run, model, optimizers, args, environment):
         old = state["config"].get(name)
         if value != old:
             raise data.UserError(f"{run} was started with {name} = {old}, not {value}")
-    model.load_state_dict(state.pop("model"))
-    for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
-        optimizer.load_state_dict(saved)
+    try:
+        model.load_state_dict(state.pop("model"))
+        for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
+            optimizer.load_state_dict(saved)
+    except (RuntimeError, ValueError) as error:
+        raise data.UserError(f"{last} does not fit {args.model} any more: {error}") from None
     state["config"].setdefault("resumed", []).append(environment)
     print(f"resuming after epoch {state['epoch']}")
     return state
@@ -414,8 +418,8 @@ def environment(device):
     """Return what the numbers of a run depend on besides its options."""
     git = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty"]
     revision = None
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or not a clone
-        revision = subprocess.check_output(git, stderr=subprocess.DEVNULL, text=True).strip()
+    with contextlib.suppress(OSError, ValueError, subprocess.CalledProcessError):  # no git or clone
+        revision = subprocess.check_output(git, stderr=subprocess.DEVNULL).decode().strip()
     return {
         "git": revision,
         "python": platform.python_version(),
@@ -437,7 +441,7 @@ def resolutions(text):
 
 def folder_name(text):
     """An argparse type: a name that suits a folder on every system."""
-    if not re.fullmatch(r"\w[\w.+=-]*", text):
+    if not re.fullmatch(r"[^\W_][\w.+=-]*", text):  # a legend leaves out what begins with _
         raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits and _ . + = -")
     return text
 
@@ -463,7 +467,7 @@ def parse_args(argv):
     add("--label-smoothing", type=share, help="amount of label smoothing")
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop; 0: none")
     add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
-    add("--mixup", type=rate, help="α of mixup, which mixes pairs of images; 0: none")
+    add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images")
     add("--dropout", type=share, help="dropout before the last layer of a ResNet")
     add("--pixels", type=resolutions, help="resolutions, each for an equal part of the epochs")
     # Below 7 channels, oneDNN 3.12 writes beyond its memory in 1×1 convolutions on AVX2 CPUs.
@@ -547,6 +551,10 @@ def main(argv=None):
     if is_main:
         if not log:
             save_checkpoint(run / "last.pt", state, model, optimizers)
+            # best.pt has one number per weight; last.pt up to three, and its old file exists, too.
+            needed = 7 * (run / "last.pt").stat().st_size
+            if shutil.disk_usage(run).free < needed:
+                raise data.UserError(f"{run} needs {needed >> 20} MiB of free disk; then --resume")
         data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
         batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
         inputs = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
@@ -610,7 +618,4 @@ def main(argv=None):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: KeyboardInterrupt
-    try:
-        data.run_script(main)
-    except KeyboardInterrupt:
-        sys.exit("train.py: stopped; the same command with --resume continues the run")
+    data.run_script(main, stopped="stopped; the same command with --resume continues the run")

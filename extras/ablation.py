@@ -132,7 +132,7 @@ def read_done(path):
     """Return (study, change, seed) of each row of an ablation.csv; none if there is no file."""
     if not path.exists():
         return set()
-    with open(path, newline="", encoding="utf-8-sig") as file:  # also with Excel's BOM
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:  # and Excel's BOM
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != HEADER:
             raise data.UserError(f"{path}: its first row is not {','.join(HEADER)}")
@@ -154,7 +154,10 @@ def average_seeds(file):
     studies = {}  # study: change: list of (accuracy, minutes, place)
     for row in csv.DictReader(file):
         place = describe_place(row | {"device_name": row["processor"]})
-        run_of_row = (float(row["val_accuracy"]), float(row["minutes"]), place)
+        accuracy = float(row["val_accuracy"])
+        if not 0 <= accuracy <= 1 or not row["change"]:
+            raise ValueError(f"there is no change with a val_accuracy of {accuracy}")
+        run_of_row = (accuracy, float(row["minutes"]), place)
         studies.setdefault(row["study"], {}).setdefault(row["change"], []).append(run_of_row)
     result = []
     for study, changes in studies.items():

@@ -254,7 +254,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)  # a mistake shows now, not after the measurements
     rows = tabulate(measure(build_cases(device, args), args.repeats, device))
     machine = (
-        f"{evaluate.describe_device(device)}, {torch.get_num_threads()} threads, "
+        f"Measured on {evaluate.describe_device(device)}, {torch.get_num_threads()} threads, "
         f"PyTorch {torch.__version__}, batches of {BATCH}, {args.repeats} rounds"
     )
     lines = [machine, "", "| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]

@@ -212,8 +212,8 @@ def measure_speeds(networks, sessions, images, repeats):
 def write_table(path, rows):
     """Write the table of speeds: by name milliseconds, images per second, accuracy and bytes."""
     lines = [
-        f"{evaluate.describe_device(torch.device('cpu'))}, {torch.get_num_threads()} threads, "
-        f"PyTorch {torch.__version__}, ONNX Runtime {ort.__version__}", "",
+        f"Measured on {evaluate.describe_device(torch.device('cpu'))}, {torch.get_num_threads()} "
+        f"threads, PyTorch {torch.__version__}, ONNX Runtime {ort.__version__}", "",
         "| inference with | ms at batch 1 | images/s at batch 256 | test accuracy | MB |",
         "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
@@ -248,6 +248,8 @@ def main():
     print(f"PyTorch: accuracy {100 * accuracy(reference, labels):.2f} %")
     out = Path(args.out or Path(args.ckpt).with_suffix(".onnx"))
     out.parent.mkdir(parents=True, exist_ok=True)
+    if args.table and not Path(args.table).absolute().parent.is_dir():
+        raise data.UserError(f"--table: there is no folder {Path(args.table).parent}")
     small = out.with_name(f"{out.stem}-int8.onnx")
     files = {"ONNX Runtime, float32": out}
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
@@ -268,8 +270,8 @@ def main():
             probabilities = predict(open_session(quantised, threads), images)
             compare("ONNX Runtime, int8", probabilities, reference, labels)
             files["ONNX Runtime, int8"] = small
-            quantised.replace(small)
-        made.replace(out)
+            data.write_file(small, quantised.read_bytes())
+        data.write_file(out, made.read_bytes())
     print(f"written: {', '.join(map(str, files.values()))}")
     if not args.table:
         return

@@ -46,10 +46,10 @@ def tabulate_runs(runs, folder):
     for run in runs:
         accuracy = interval = latency = speed = "–"
         if run.evaluation:
-            low, high = run.evaluation["accuracy_95"]
+            low, high = run.interval
             accuracy, interval = f"{100 * run.accuracy:.2f} %", f"{100 * low:.2f}–{100 * high:.2f}"
             latency = f"{run.latency:.2f} ms"
-            speed = f"{run.evaluation['latency']['large_batch_images_per_second']:,.0f}"
+            speed = f"{run.speed:,.0f}"
         done, planned = len(run.log), run.epochs
         row = {
             "run": run.name,
@@ -112,6 +112,8 @@ def main():
     folder = open_folder(args.out)
     if runs:
         tabulate_runs(runs, folder)
+    else:
+        print(f"there is no run in {' or '.join(args.runs)}")
     entries = collect_entries(runs)
     keys = ("network", "test accuracy", "from")
     rows = [(name, f"{100 * accuracy:.2f} %", source) for name, accuracy, source in entries]

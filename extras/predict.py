@@ -10,6 +10,7 @@ set's paper: Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747, section 2.
 import argparse
 import io
 import math
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -194,9 +195,11 @@ def write_sheet(cells, path):
 def is_sheet(path):
     """Return whether a file is a sheet that this script wrote."""
     try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return False
         with Image.open(path, formats=["PNG"]) as image:
             return image.info.get("Software") == SOFTWARE
-    except Exception:  # there is none, it is no PNG, or it is damaged
+    except Exception:  # it is no PNG, it is damaged, or it may not be read
         return False
 
 
@@ -221,7 +224,7 @@ def list_files(paths):
     """
     files = []
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # unlike path.is_dir(), False where it may not look
             files.append(path)
             continue
         found = [p for p in sorted(path.iterdir()) if not (p.name.startswith(".") or is_sheet(p))]
@@ -252,7 +255,7 @@ def main(argv=None):
         try:
             photograph = read_photograph(path)
             image = to_fashion(photograph)
-        except data.UserError as error:
+        except (data.UserError, OSError) as error:
             print(f"{path}: skipped, {error}", file=sys.stderr)
             skipped += 1
             continue

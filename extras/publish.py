@@ -10,6 +10,7 @@ accuracy and SHA-256 in pretrained/README.md.
 import argparse
 import hashlib
 import io
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -86,6 +87,10 @@ def main():
     missing = [file for file in FILES if not (run / file).is_file()]
     if missing:
         raise data.UserError(f"{run} has no {missing[0]}: train and evaluate first")
+    if args.weights:
+        _, checkpoint = evaluate.load_checkpoint(run / "best.pt")
+        if json.loads((run / "evaluation.json").read_bytes())["epoch"] != checkpoint["epoch"]:
+            raise data.UserError(f"{run}: evaluation.json is not of best.pt: evaluate it again")
     results = out / "results" / name
     results.mkdir(parents=True, exist_ok=True)
     for file in FILES:

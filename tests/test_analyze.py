@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import matplotlib.image
 import numpy as np
@@ -82,6 +85,16 @@ DAMAGES = {
     "a list": ("config.json", lambda b: b"[" + b + b"]", "list"),
     "no width": ("config.json", lambda b: b.replace(b'"width"', b'"w"'), "'width'"),
     "no number": ("config.json", lambda b: b.replace(b"133", b"null"), "NoneType"),
+    "no interval": ("evaluation.json", lambda b: b.replace(b"_95", b"x"), "'accuracy_95'"),
+    "a width without end": ("config.json", lambda b: b.replace(b": 64", b": 1e999"), "infinity"),
+    "in percent": ("evaluation.json", lambda b: b.replace(b"0.8532", b"85.32"), "cannot be"),
+    "an accuracy of 86": ("log.csv", lambda b: b.replace(b",0.86", b",86.0"), "cannot be"),
+    "class 10": ("predictions.csv", lambda b: b.replace(b"\n7,6,6", b"\n7,6,10"), "cannot be"),
+    "class -1": ("predictions.csv", lambda b: b.replace(b"\n7,6,6", b"\n7,6,-1"), "cannot be"),
+    "image 10000": ("predictions.csv", lambda b: b.replace(b"\n7,", b"\n10000,"), "cannot be"),
+    "image twice": ("predictions.csv", lambda b: b + b"7,6,6,0.5\n", "cannot be"),
+    "image missing": ("predictions.csv", lambda b: b.split(b"\n9999,")[0], "cannot be"),
+    "probability 2": ("predictions.csv", lambda b: b + b"10000,6,6,2\n", "cannot be"),
     "no latency": ("evaluation.json", lambda b: b.replace(b"batch_1_ms", b"x"), "'batch_1_ms'"),
 }
 
@@ -100,6 +113,28 @@ def test_unreadable_run_is_left_out_with_one_line(damage, tmp_path, capsys):
     assert runs == ["good"]
     assert len(lines) == 1 and lines[0].startswith(f"left out: {tmp_path / 'bad'}")
     assert reason in lines[0]
+
+
+def test_pictures_of_the_user_are_not_overwritten(tmp_path):
+    folder = analyze.open_folder(tmp_path)
+    run = analyze.find_runs([ROOT / "results"])[0]
+    (tmp_path / "fig7_errors.png").write_text("mine", encoding="utf-8")
+    with pytest.raises(data.UserError, match="not overwritten"):
+        analyze.plot_errors(run, folder)
+    assert (tmp_path / "fig7_errors.png").read_text(encoding="utf-8") == "mine"
+    analyze.plot_confusion(run, folder)
+    analyze.plot_confusion(run, folder)  # its own may be replaced
+
+
+def test_everything_is_read_and_written_as_utf8(tmp_path):
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    copy_run(tmp_path / "mlp", config={"device_name": "处理器"})
+    for script in ("analyze.py", "extras/leaderboard.py"):
+        words = [sys.executable, ROOT / script, "--runs", tmp_path, "--out", tmp_path / "figures"]
+        words += ["--data-dir", DATA, "--tsne-images", "100"] * (script == "analyze.py")
+        subprocess.run(words, env=ascii_only, check=True)
+    for name in ("models.md", "runs.md"):
+        assert "处理器" in (tmp_path / "figures" / name).read_text(encoding="utf-8")
 
 
 def test_folder_in_place_of_a_file(tmp_path, capsys):
@@ -187,7 +222,8 @@ def test_the_report_has_no_other_width(tmp_path):
 def test_curves_show_one_run_of_each_network_and_recipe(tmp_path):
     names = {"mlp", "resnet18", "resnet34"}
     runs = analyze.find_runs([ROOT / "results"])
-    for report, expected in ((False, names), (True, {f"{name}-report" for name in names})):
+    reported = {"mlp-report", "resnet18-report", "resnet34-report-20epochs"}
+    for report, expected in ((False, names), (True, reported)):
         assert {run.name for run in analyze.pick_runs(runs, report)} == expected
     copy_run(tmp_path / "mine", "mlp-seed2")  # worse than the published one, but one's own
     runs = analyze.find_runs([tmp_path, ROOT / "results"])

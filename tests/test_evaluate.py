@@ -104,6 +104,8 @@ def damage(kind, good, path, trap):
         path.write_bytes(pickle.dumps(Malice(trap)))
     elif kind == "truncated":
         path.write_bytes(content[: len(content) // 2])
+    elif kind == "with a hole":
+        path.write_bytes(content[:100_000] + content[101_000:])
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "text":
@@ -121,8 +123,33 @@ def damage(kind, good, path, trap):
         torch.save(checkpoint, path)
 
 
-KINDS = ("code", "plain pickle with code", "truncated", "empty", "text", "directory", "list",
-         "other model", "wrong shape", "unknown model", "missing")  # fmt: skip
+WRONG = {  # entries of config, preprocessing and model
+    "width": ({"model": "resnet18", "width": "64"}, {}, 1),
+    "negative width": ({"model": "resnet18", "width": -1}, {}, 1),
+    "dropout": ({"model": "resnet18", "dropout": 2}, {}, 1),
+    "list": ({"model": ["mlp"]}, {}, 1),
+    "pixels": ({}, {"pixels": 0}, 1),
+    "other pixels": ({}, {"pixels": 14}, 1),
+    "deviation": ({}, {"std": 0.0}, 1),
+    "not a number": ({}, {}, float("nan")),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_checkpoint_that_gives_no_true_numbers_is_refused(mlp_run, tmp_path, kind):
+    config, preprocessing, factor = WRONG[kind]
+    checkpoint = torch.load(mlp_run / "best.pt", weights_only=True)
+    checkpoint["config"] |= config
+    checkpoint["preprocessing"] |= preprocessing
+    checkpoint["model"]["fc1.weight"] *= factor
+    torch.save(checkpoint, tmp_path / "bad.pt")
+    with pytest.raises(data.UserError, match=r"bad\.pt") as caught:
+        evaluate.load_checkpoint(tmp_path / "bad.pt")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+KINDS = ("code", "plain pickle with code", "truncated", "with a hole", "empty", "text", "directory",
+         "list", "other model", "wrong shape", "unknown model", "missing")  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

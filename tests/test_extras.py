@@ -45,7 +45,9 @@ def test_publish_rounds_the_weights_and_tests_what_it_wrote(mlp_run, tmp_path):
     args = ("--run", mlp_run, "--name", "net", "--weights", "--out", tmp_path)
     (tmp_path / "pretrained").mkdir()
     listing = tmp_path / "pretrained/README.md"
-    listing.write_text("An older header\n| --- |\n| my-net.pt | 1 % | 1 | 0 |\n", encoding="utf-8")
+    listing.write_text(
+        "# Trained weights of old\n| --- |\n| my-net.pt | 1 % | 1 | 0 |\n", encoding="utf-8"
+    )
     call("extras/publish.py", *args)
     for name in ("config.json", "log.csv", "steps.csv", "evaluation.json", "predictions.csv"):
         assert (tmp_path / "results/net" / name).read_bytes() == (mlp_run / name).read_bytes()
@@ -63,6 +65,15 @@ def test_publish_rounds_the_weights_and_tests_what_it_wrote(mlp_run, tmp_path):
     call("extras/publish.py", *args)
     assert listing.read_text(encoding="utf-8") == text
     assert {file.name for file in listing.parent.iterdir()} == {"README.md", "net.pt"}
+
+
+def test_publish_refuses_weights_that_were_not_evaluated(mlp_run, tmp_path):
+    run = shutil.copytree(mlp_run, tmp_path / "mlp")
+    result = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    (run / "evaluation.json").write_text(json.dumps(result | {"epoch": 7}), encoding="utf-8")
+    args = ("--run", run, "--weights", "--out", tmp_path)
+    assert "evaluate it again" in call("extras/publish.py", *args, code=1)
+    assert not (tmp_path / "results").exists()
 
 
 def test_publish_refuses_a_run_that_was_not_tested(tmp_path):
@@ -193,6 +204,13 @@ def test_export_resizes_as_in_training(export, tmp_path):
     expected = evaluate.predict(model, images, preprocessing).softmax(1)
     probabilities = export.predict(export.open_session(tmp_path / "net.onnx", 1), images)
     assert torch.allclose(probabilities, expected, atol=1e-5)
+
+
+def test_export_never_overwrites_the_checkpoint(export, mlp_run, tmp_path):
+    path = shutil.copy(mlp_run / "best.pt", tmp_path / "net.onnx")
+    before = path.read_bytes()
+    message = call("extras/export.py", "--ckpt", path, code=1)
+    assert "not overwritten" in message and path.read_bytes() == before
 
 
 def test_export_refuses_a_network_for_one_batch_size(export, tmp_path):

@@ -5,12 +5,15 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
-from conftest import ROOT, call, start
+from conftest import DATA, ROOT, call, command, start
 
+import data
 import evaluate
 import train
 from models import build_model
@@ -145,6 +148,34 @@ def test_trains_without_git(tmp_path):
     assert json.loads((tmp_path / "mlp/config.json").read_text(encoding="utf-8"))["git"] is None
     # Fewer steps than a row of steps.csv has: 10, of which the last is a partial batch.
     assert [line.split(",")[0] for line in read_log(tmp_path / "mlp")[1].split()] == ["step", "10"]
+
+
+def test_trains_with_closed_output(tmp_path):
+    options = ("--model", "mlp", "--recipe", "report", "--epochs", 1, "--batch-size", 5000,
+               "--runs", tmp_path)  # fmt: skip
+    words = [sys.executable, *command("train.py", options)]
+    subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *words], check=True)
+    assert (tmp_path / "mlp" / "evaluation.json").exists()
+
+
+def test_disk_that_will_be_full_is_noticed_at_the_start(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=2_000_000)  # an MLP needs 2.9 MB
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    options = ["--model", "mlp", "--epochs", "1", "--data-dir", DATA, "--runs", str(tmp_path)]
+    with pytest.raises(data.UserError, match="needs 2 MiB of free disk"):
+        train.main(options)
+    monkeypatch.undo()
+    train.main([*options, "--resume", "--no-test"])
+
+
+def test_network_that_was_changed_cannot_be_resumed(mlp_run, tmp_path):
+    run = shutil.copytree(mlp_run, tmp_path / "mlp")
+    checkpoint = read_weights(run)
+    checkpoint["model"]["fc1.weight"] = torch.zeros(100, 784)
+    torch.save(checkpoint, run / "last.pt")
+    options = ("--model", "mlp", "--recipe", "report", "--epochs", 2, "--precision", "float32")
+    message = call("train.py", *options, "--runs", tmp_path, "--resume", code=1)
+    assert "does not fit mlp any more" in message and len(message.splitlines()) <= 2
 
 
 def test_renamed_run_can_be_resumed(mlp_run, tmp_path):
@@ -323,7 +354,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(tmp_pat
         ("--threads", "-2"), ("--width", "4"), ("--model", "vgg"), ("--recipe", "secret"),
         ("--batch-size", "0"), ("--pixels", "16,"), ("--pixels", "7"), ("--pixels", "16x2"),
         ("--pixels", "28,16"),
-        ("--name", "a/b"), ("--name", ".."), ("--name", "q$^_$b"), ("--schedule", "linear"),
+        ("--name", "_a"), ("--name", "a/b"), ("--name", ".."), ("--name", "q$^_$b"), ("--schedule", "linear"),
     ],
 )  # fmt: skip
 def test_bad_value_is_refused_in_one_line(capsys, option, value):
