@@ -103,7 +103,7 @@ def read_run(folder):
 def check_values(log, evaluation, predictions):
     """Raise a ValueError if a file has values that train.py and evaluate.py never write."""
     shares = np.nan_to_num([log["train_accuracy"], log["val_accuracy"]])
-    valid = np.all((shares >= 0) & (shares <= 1)) and np.all(log["seconds"] > 0)
+    valid = np.all((shares >= 0) & (shares <= 1)) and np.isfinite(log["seconds"]).all()
     if evaluation is not None:
         valid &= 0 <= evaluation["accuracy"] <= 1
     if (p := predictions) is not None:

@@ -122,7 +122,7 @@ def multiply(size, dtype, device):
     return run
 
 
-def orthogonalize_as_published(matrix, steps=3):
+def orthogonalize_as_published(matrix, steps):
     """Return the same as train.orthogonalize, computed by the published iteration on X itself."""
     x = matrix / matrix.norm()
     for _ in range(steps):
@@ -131,11 +131,11 @@ def orthogonalize_as_published(matrix, steps=3):
     return x
 
 
-def apply(function, matrix):
-    """Return a case that applies a function to a matrix once."""
+def apply(function, *arguments):
+    """Return a case that calls a function once."""
 
     def run():
-        function(matrix)
+        function(*arguments)
         return 1
 
     return run
@@ -151,8 +151,8 @@ def build_cases(device, args):
     if dtype:
         cases[PRODUCT, "bfloat16"] = multiply(size, dtype, device)
     cases |= {
-        ("Muon 512×4608", "as published"): apply(orthogonalize_as_published, kernel),
-        ("Muon 512×4608", "on the Gram matrix"): apply(train.orthogonalize, kernel),
+        ("Muon 512×4608", "as published"): apply(orthogonalize_as_published, kernel, 5),
+        ("Muon 512×4608", "on the Gram matrix"): apply(train.orthogonalize, kernel, 5),
         ("data", "DataLoader without workers"): take(plain_batches(args.data_dir, 0), 10),
         ("data", "DataLoader with 2 workers"): take(plain_batches(args.data_dir, 2), 30),
         ("data", "ours"): take(our_batches(images, labels), 200),

@@ -201,11 +201,11 @@ def test_killed_download_leaves_nothing_that_is_trusted(stalling_mirror, tmp_pat
 
 def test_a_file_of_another_kind_is_not_overwritten(tmp_path):
     path = tmp_path / "log.csv"
-    data.write_csv(path, [{"epoch": 1}])
-    data.write_csv(path, [{"epoch": 2}])
+    data.write_csv(path, [{"val_loss": 1}])
+    data.write_csv(path, [{"val_loss": 2}])
     path.write_text("my notes", encoding="utf-8")
     with pytest.raises(data.UserError, match=r"log\.csv was not written by this script"):
-        data.write_csv(path, [{"epoch": 3}])
+        data.write_csv(path, [{"val_loss": 3}])
     assert path.read_text(encoding="utf-8") == "my notes" and len(list(tmp_path.iterdir())) == 1
 
 

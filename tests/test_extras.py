@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 import sys
 
 import matplotlib.image

@@ -354,7 +354,8 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(tmp_pat
         ("--threads", "-2"), ("--width", "4"), ("--model", "vgg"), ("--recipe", "secret"),
         ("--batch-size", "0"), ("--pixels", "16,"), ("--pixels", "7"), ("--pixels", "16x2"),
         ("--pixels", "28,16"),
-        ("--name", "_a"), ("--name", "a/b"), ("--name", ".."), ("--name", "q$^_$b"), ("--schedule", "linear"),
+        ("--name", "_a"), ("--name", "a/b"), ("--name", ".."), ("--name", "q$^_$b"),
+        ("--schedule", "linear"), ("--mixup", "0.001"),
     ],
 )  # fmt: skip
 def test_bad_value_is_refused_in_one_line(capsys, option, value):
