@@ -140,15 +140,15 @@ def find_runs(folders):
 
 
 def find_seeds(run, runs):
-    """Return the runs with the settings of one, that is, its recipe on its processor."""
+    """Return the runs that differ from one in seed and versions at most."""
     return [r for r in runs if r.settings == run.settings]
 
 
 def pick_runs(runs, report):
     """Pick one run of each network, of the report's recipe if ``report``, else of another one.
 
-    Of the tested runs the user's own come first, then one that is named like its network, then
-    the best.
+    Tested runs come before others, the user's own before published ones, then one that is named
+    like its network, then the best.
     """
 
     def rank(run):

@@ -225,8 +225,9 @@ def write_file(path, content):
     try:
         if path.exists():
             with open(path, "rb") as file:
-                if (start := file.read(8)) and start != bytes(content[:8]):
-                    raise UserError(f"{path} was not written by this script: it is not overwritten")
+                start = file.read(11).removeprefix(b"\xef\xbb\xbf")[:8]  # without Excel's mark
+            if start and start != bytes(content[:8]):
+                raise UserError(f"{path} was not written by this script: move it away")
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
@@ -241,7 +242,7 @@ def write_csv(path, rows):
     """Write a list of dictionaries with the same keys; floats get six significant digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0])
+    writer.writerow(rows[0].keys())
     for row in rows:
         writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in row.values()])
     write_file(path, text.getvalue().encode())
@@ -261,9 +262,10 @@ def number(kind, low, high):
 
 
 def run_script(main, stopped="stopped"):
-    """Run the ``main`` of a script: what the user can fix is one line, the rest a traceback. After
-    Ctrl-C the line is ``stopped``."""
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it is closed)
+    """Run the ``main`` of a script. A user's mistake is printed as one line, other errors keep
+    their traceback. After Ctrl-C the line is ``stopped``."""
+    # Python sets a closed stream to None.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # they may not be able to show × or Chinese characters
         stream.reconfigure(errors="replace")

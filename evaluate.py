@@ -2,8 +2,8 @@
 
     python evaluate.py --ckpt runs/mlp/best.pt
 
-Writes ``evaluation.json`` and ``predictions.csv`` beside best.pt. For other checkpoints and splits
-the names begin with theirs: ``last-evaluation.json``, ``val-evaluation.json``.
+Writes ``evaluation.json`` and ``predictions.csv`` beside best.pt. Other checkpoints and splits get
+a prefix: ``last-evaluation.json``, ``val-evaluation.json``.
 """
 
 import argparse
@@ -166,7 +166,7 @@ def read_checkpoint(path):
         raise data.UserError(f'{path}: its "config" lacks "model", "width" or "dropout"')
     if not isinstance(checkpoint["model"], dict):
         raise data.UserError(f'{path}: its "model" is not a state_dict')
-    if config["model"] not in list(MODELS):
+    if config["model"] not in list(MODELS):  # a list may be asked for what has no hash
         raise data.UserError(f"{path}: no network {config['model']!r} in models.py")
     checkpoint.setdefault("preprocessing", data.preprocessing())
     return checkpoint

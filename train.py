@@ -5,6 +5,9 @@
 Writes into runs/NAME: config.json (options and environment), log.csv (one row per epoch),
 steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest validation accuracy at
 the last resolution) and last.pt (everything that --resume needs).
+
+train_epoch(), the first function, is the loop over the batches of an epoch. main(), the last one,
+is the loop over the epochs.
 """
 
 import argparse
@@ -37,7 +40,7 @@ import data
 import evaluate  # for predict(), load_checkpoint(), use_device() and the test at the end
 from models import MODELS, build_model, count_parameters
 
-# Peak learning rate and weight decay of each optimizer, where a recipe does not say otherwise.
+# Defaults of --lr and --weight-decay where --optimizer is not the recipe's own.
 OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
@@ -79,16 +82,19 @@ RESNET_RECIPE = {
     "pixels": "16,28",  # 16×16 for the first half of the epochs, then 28×28
 }
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
-OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # for a network of your own
+OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # "modern" for a network of your own: not tuned
 
 LOG_STEPS = 25  # a row of steps.csv is the mean training loss of this many steps
+
+
+# ---- One epoch
 
 
 def train_epoch(network, optimizers, train_set, epoch, pixels, args):
     """Train for one epoch.
 
     Args:
-        network: on the device of the images; under torchrun it is wrapped for several processes.
+        network: the model, perhaps wrapped for several processes or compiled (the same weights).
         optimizers: list of optimizers that share the network's parameters.
         train_set: images N×28×28 uint8 and labels N.
         epoch: number of the epoch, from 0.
@@ -104,34 +110,36 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
     results = []
     network.train()
-    # Process 0 shows the progress, and (None) on a terminal only.
+    # True hides the progress bar, None hides it where the output is not a terminal.
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=rank > 0 or None)
     for i, batch in enumerate(bar):
         step = epoch * len(batches) + i
-        # For dropout and mixup. One seed per step, so that a resumed run draws the same numbers.
+        # For dropout and mixup: another seed in each run, step and process, so that a resumed run
+        # draws the same numbers.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
         set_learning_rate(optimizers, args, (epoch + i / len(batches)) / args.epochs)
         index = batch[rank::world]  # this process's share of the batch
         x = make_inputs(images, index, augmentation, pixels, args)  # B×1×pixels×pixels
         y = labels[index]
-        if args.mixup:  # Zhang et al. 2018, arXiv:1710.09412: the batch and itself, reversed
-            share = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
-            x = share * x + (1 - share) * x.flip(0)
+        if args.mixup:  # each image with that at the mirrored place (Zhang 2018, arXiv:1710.09412)
+            own = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
+            x = own * x + (1 - own) * x.flip(0)
         # bfloat16 has 16 bits and is faster where the hardware has it; the loss needs 32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = network(x).float()  # B×10
         loss = F.cross_entropy(logits, y, label_smoothing=args.label_smoothing)
         if args.mixup:
             other = F.cross_entropy(logits, y.flip(0), label_smoothing=args.label_smoothing)
-            loss = share * loss + (1 - share) * other
+            loss = own * loss + (1 - own) * other
         network.zero_grad()
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
         # These stay on the device: reading a number in each step would make a GPU wait.
         results.append(torch.stack([loss.detach() * len(y), (logits.argmax(1) == y).sum()]))
-    sums = add_up(torch.stack(results)).cpu()
-    return torch.cat([sums, torch.tensor([[len(batch)] for batch in batches])], 1).double()
+    results = add_up(torch.stack(results)).cpu()  # S×2
+    counts = torch.tensor([[len(batch)] for batch in batches])  # S×1
+    return torch.cat([results, counts], 1).double()
 
 
 def draw_epoch(n, epoch, args, device):
@@ -149,7 +157,7 @@ def draw_epoch(n, epoch, args, device):
         batches = batches[:-1]
     offsets, flips = data.draw_crops(n, args.padding, args.flip, generator)
     augmentation = {"offsets": offsets, "flips": flips}
-    return batches, {name: drawn.to(device) for name, drawn in augmentation.items()}
+    return batches, {name: values.to(device) for name, values in augmentation.items()}
 
 
 def make_inputs(images, index, augmentation, pixels, args):
@@ -157,7 +165,7 @@ def make_inputs(images, index, augmentation, pixels, args):
     B×1×pixels×pixels."""
     drawn = {name: values[index] for name, values in augmentation.items()}
     x = data.crop_and_flip(images[index], drawn["offsets"], drawn["flips"], args.padding)
-    return data.preprocess(x, pixels)  # what works on floats comes after this
+    return data.preprocess(x, pixels)  # from 0 … 255 to −1 … 1
 
 
 def validate(model, val_set, pixels, args):
@@ -176,6 +184,9 @@ def validate(model, val_set, pixels, args):
     sums = torch.stack(sums).to(next(model.parameters()).device)  # NCCL adds up on GPUs only
     loss, correct = add_up(sums).tolist()
     return loss / len(images), correct / len(images)
+
+
+# ---- Learning rate and optimizers
 
 
 def cosine(progress):
@@ -203,6 +214,10 @@ def set_learning_rate(optimizers, args, progress):
 def build_optimizers(model, args):
     """Return a list of optimizers: one, or Muon for the hidden layers and AdamW for the rest. A new
     optimizer needs a branch here and a line in ``OPTIMIZERS``."""
+
+    def is_hidden(p):  # not the first convolution, with one input channel, nor the last layer
+        return p.ndim > 1 and p.shape[1] > 1 and len(p) != len(data.CLASSES)
+
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
@@ -215,10 +230,8 @@ def build_optimizers(model, args):
     elif args.optimizer == "sgd":
         optimizers = [torch.optim.SGD(groups, **settings, momentum=0.9, nesterov=True, fused=True)]
     elif args.optimizer == "muon":
-        # Not the first convolution, which has one input channel, and not the last layer.
-        hidden = [p for p in matrices if p.shape[1] > 1 and len(p) != len(data.CLASSES)]
-        taken = {id(p) for p in hidden}  # == would compare the values
-        rest = [p for p in parameters if id(p) not in taken]
+        hidden = [p for p in parameters if is_hidden(p)]
+        rest = [p for p in parameters if not is_hidden(p)]
         optimizers = [torch.optim.AdamW(rest, 2e-3, weight_decay=0.0, fused=True)]
         if hidden:
             optimizers.append(Muon(hidden, **settings))
@@ -231,10 +244,11 @@ def build_optimizers(model, args):
 class Muon(torch.optim.Optimizer):
     """Momentum with an orthogonalised update, for the weights of hidden layers.
 
-    A gradient is usually dominated by a few directions; orthogonalised, it moves the weights
-    equally far in all of them (Jordan 2024, kellerjordan.github.io/posts/muon). Arguments and steps
-    are those of ``torch.optim.Muon``, but a kernel out×in×3×3 counts as a matrix out×9·in, and the
-    arithmetic is float32: the library's is bfloat16, fifty times slower on a CPU that emulates it.
+    The gradient of a matrix is usually large in a few directions (singular vectors) and tiny in the
+    others; orthogonalised, it moves the weights equally far in all of them (Jordan 2024,
+    kellerjordan.github.io/posts/muon). Arguments and steps are those of ``torch.optim.Muon``, but a
+    kernel out×in×3×3 counts as a matrix out×9·in, and the arithmetic is float32: the library's is
+    bfloat16, fifty times slower on a CPU that emulates it.
     """
 
     def __init__(self, params, lr, weight_decay, momentum=0.95, ns_steps=5):
@@ -256,15 +270,18 @@ class Muon(torch.optim.Optimizer):
                 rows, columns = update.shape
                 update = orthogonalize(update, group["ns_steps"]).view_as(weight)
                 weight.mul_(1 - lr * group["weight_decay"])
+                # As in the library, a tall matrix makes a larger step.
                 weight.sub_(update, alpha=lr * max(1, rows / columns) ** 0.5)
 
 
 def orthogonalize(x, steps):
-    """Bring the singular values of a matrix m×n near 1.
+    """Return a matrix m×n with the singular vectors of x and singular values near 1: about UVᵀ for
+    x = USVᵀ, without computing U and V.
 
-    Jordan's Newton-Schulz iteration is X ← PX with P = aI + bG + cG² and G = XXᵀ, which is only
-    m×m. As P is symmetric, the next G is (PX)(PX)ᵀ = PGP. So it is enough to iterate on G and to
-    multiply X by the product of all P at the end, in half the time.
+    Jordan's Newton-Schulz iteration replaces X by PX with P = aI + bG + cG² and G = XXᵀ. This
+    replaces each singular value s by as + bs³ + cs⁵, which brings it nearer to 1. Computed here in
+    half the time: the next G is (PX)(PX)ᵀ = PGP, so only the small G (m×m) is iterated, and X is
+    multiplied by the product of all P at the end.
     """
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's
     gram = x @ x.T
@@ -276,6 +293,9 @@ def orthogonalize(x, steps):
         gram = p @ gram @ p
         product = p @ product
     return product / squared_norm.sqrt() @ x
+
+
+# ---- Several processes, for torchrun only: skip this at first
 
 
 def processes():
@@ -300,20 +320,22 @@ def join_processes(device, args):
         store = dist.PrefixStore(restarts, next(dist.rendezvous("env://"))[0])
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-        args.resume |= int(restarts) > 0
+    args.resume |= os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if rank > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (process 0 prints)
     return device
 
 
 def add_up(tensor):
-    """Replace a tensor by its sum over all processes; return it."""
+    """Sum a tensor over all processes, in place; return it."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
-# These may change when a run is resumed.
+# ---- The files of a run: start, resume, save
+
+# These may change when a run is resumed. environment() tells device and threads.
 FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_dir")
 
 
@@ -333,8 +355,9 @@ def lock_folder(run):
     return lock
 
 
-def start_or_resume(run, model, optimizers, args, environment):
+def start_or_resume(run, model, optimizers, args, here):
     """Return the state of a run: the content of its checkpoints but for weights and optimizers.
+    ``here`` is what ``environment`` returned.
 
     If last.pt is there and may be resumed, weights and optimizers are loaded from it, too.
 
@@ -347,7 +370,7 @@ def start_or_resume(run, model, optimizers, args, environment):
         others = {file.name for file in run.glob("*")} - {"lock", "last.pt.tmp"}
         if others:
             raise data.UserError(f"{run} holds {min(others)}, but no last.pt: use another --name")
-        return {"config": {**options, **environment}, "epoch": 0, "log": [], "steps": [],
+        return {"config": {**options, **here}, "epoch": 0, "log": [], "steps": [],
                 "preprocessing": data.preprocessing(args.pixels[0])}  # fmt: skip
     if not args.resume:
         raise data.UserError(f"{run} holds a run: --resume continues it, --name starts another")
@@ -364,40 +387,30 @@ def start_or_resume(run, model, optimizers, args, environment):
             optimizer.load_state_dict(saved)
     except (RuntimeError, ValueError) as error:
         raise data.UserError(f"{last} does not fit {args.model} any more: {error}") from None
-    state["config"].setdefault("resumed", []).append(environment)
+    state["config"].setdefault("resumed", []).append(here)
     print(f"resuming after epoch {state['epoch']}")
     return state
 
 
-def step_rows(sums, epoch):
+def step_rows(results, epoch):
     """Return the rows of steps.csv of an epoch: the mean loss of each 25 steps."""
     rows = []
-    for i, part in enumerate(sums.split(LOG_STEPS)):
-        step = epoch * len(sums) + i * LOG_STEPS + len(part)
+    for i, part in enumerate(results.split(LOG_STEPS)):
+        step = epoch * len(results) + i * LOG_STEPS + len(part)
         rows.append({"step": step, "train_loss": (part[:, 0].sum() / part[:, 2].sum()).item()})
     return rows
 
 
-def open_board(run, state, inputs):
-    """Open the TensorBoard events of a run; a new one shows the first inputs of the network."""
-    log = state["log"]
-    board = SummaryWriter(run, purge_step=log[-1]["step"] + 1 if log else None)
-    if not log:
-        board.add_images("train/inputs", inputs * data.STD + data.MEAN, 0)
-    return board
-
-
-def save_epoch(run, board, state, model, optimizers, is_best):
-    """Write what an epoch has changed. last.pt comes last: if the process dies before that,
-    --resume repeats the epoch and writes the same again."""
-    log = state["log"]
-    for name, value in log[-1].items():
-        board.add_scalar(f"epoch/{name}", value, log[-1]["step"])
-    for row in state["steps"]:
-        if len(log) == 1 or row["step"] > log[-2]["step"]:
-            board.add_scalar("train/loss_by_step", row["train_loss"], row["step"])
+def save_epoch(run, board, row, steps, state, model, optimizers, is_best):
+    """Write what an epoch has changed: its row of log.csv, its rows of steps.csv, the checkpoints.
+    last.pt comes last: if the process dies before that, --resume repeats the epoch and writes the
+    same again."""
+    for name, value in row.items():
+        board.add_scalar(f"epoch/{name}", value, row["step"])
+    for step in steps:
+        board.add_scalar("train/loss_by_step", step["train_loss"], step["step"])
     board.flush()
-    data.write_csv(run / "log.csv", log)
+    data.write_csv(run / "log.csv", state["log"])
     data.write_csv(run / "steps.csv", state["steps"])
     if is_best:
         save_checkpoint(run / "best.pt", state, model)
@@ -429,6 +442,9 @@ def environment(device):
         "threads": torch.get_num_threads(),
         "processes": processes()[1],
     }
+
+
+# ---- Options
 
 
 def resolutions(text):
@@ -463,7 +479,8 @@ def parse_args(argv):
         "hidden layers, AdamW (0.002) for the rest")  # fmt: skip
     add("--lr", type=rate, help="highest learning rate")
     add("--schedule", choices=SCHEDULES, help="shape of the learning rate over the training")
-    add("--weight-decay", type=rate, help="weight decay, but not of biases and BatchNorm")
+    add("--weight-decay", type=rate, help="weight decay of matrices and kernels; with muon, of "
+        "hidden layers only")  # fmt: skip
     add("--label-smoothing", type=share, help="amount of label smoothing")
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop; 0: none")
     add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
@@ -496,6 +513,9 @@ def parse_args(argv):
         recipe = {**recipe, **OPTIMIZERS[known.optimizer]}  # its rate would not suit this one
     parser.set_defaults(**recipe, name=known.model)
     return parser.parse_args(argv)
+
+
+# ---- The training
 
 
 def pixels_by_epoch(sizes, epochs):
@@ -551,14 +571,17 @@ def main(argv=None):
     if is_main:
         if not log:
             save_checkpoint(run / "last.pt", state, model, optimizers)
-            # best.pt has one number per weight; last.pt up to three, and its old file exists, too.
+            # Now last.pt holds the weights, W bytes. Later best.pt has W, last.pt with Adam's state
+            # 3 W, and while it is replaced, its old file exists, too.
             needed = 7 * (run / "last.pt").stat().st_size
             if shutil.disk_usage(run).free < needed:
                 raise data.UserError(f"{run} needs {needed >> 20} MiB of free disk; then --resume")
         data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
-        batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
-        inputs = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
-        board = open_board(run, state, inputs)
+        board = SummaryWriter(run, purge_step=log[-1]["step"] + 1 if log else None)
+        if not log:  # show the first images as the network sees them
+            batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
+            x = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
+            board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
     if args.compile:  # CUDA graphs spare a GPU the wait for Python
         network = torch.compile(network, mode="reduce-overhead", dynamic=False)
@@ -569,39 +592,42 @@ def main(argv=None):
 
     for epoch in range(state["epoch"], args.epochs):
         start, pixels = time.perf_counter(), epoch_pixels[epoch]
-        sums = train_epoch(network, optimizers, train_set, epoch, pixels, args)
+        results = train_epoch(network, optimizers, train_set, epoch, pixels, args)  # S×3
         train_seconds = time.perf_counter() - start
         val_loss, val_accuracy = validate(model, val_set, pixels, args)
-        train_loss, train_accuracy = (sums[:, :2].sum(0) / sums[:, 2].sum()).tolist()
+        loss_sum, correct, count = results.sum(0).tolist()
+        train_loss = loss_sum / count
         finite = all(tensor.isfinite().all() for tensor in model.state_dict().values())
         if not (finite and math.isfinite(train_loss)):
             raise data.UserError(
                 f"the loss or a weight is not finite in epoch {epoch + 1}; {run / 'last.pt'} holds "
                 f"the state after epoch {epoch}; try a lower --lr in a new run"
             )
-        # The training loss has augmentation and label smoothing, the validation loss has neither.
+        # The training images are augmented, and their loss has label smoothing; the validation has
+        # neither. With mixup, train_accuracy counts one of the two labels: expect about a half.
         row = {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * len(sums),
+            "step": (epoch + 1) * len(results),
             "pixels": pixels,
             "learning_rate": optimizers[-1].param_groups[0]["lr"],
             "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
+            "train_accuracy": correct / count,
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
             "seconds": time.perf_counter() - start,
-            "images_per_second": sums[:, 2].sum().item() / train_seconds,
+            "images_per_second": count / train_seconds,
         }
         # Accuracies at different resolutions do not compare, so each resolution starts afresh.
         earlier = [old["val_accuracy"] for old in log if old["pixels"] == pixels]
         is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
         log.append(row)
-        state["steps"] += step_rows(sums, epoch)
+        steps = step_rows(results, epoch)
+        state["steps"] += steps
         state |= {"epoch": epoch + 1, "preprocessing": data.preprocessing(pixels)}
         if is_main:
-            save_epoch(run, board, state, model, optimizers, is_best)
+            save_epoch(run, board, row, steps, state, model, optimizers, is_best)
         text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
-        text += f"accuracy {100 * train_accuracy:.2f} %; {row['seconds']:.1f} s"
+        text += f"accuracy {100 * correct / count:.2f} %; {row['seconds']:.1f} s"
         if len(val_set[0]):
             text += f"; validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %"
         print(text + " (best)" * is_best, flush=True)

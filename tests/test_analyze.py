@@ -119,7 +119,7 @@ def test_pictures_of_the_user_are_not_overwritten(tmp_path):
     folder = analyze.open_folder(tmp_path)
     run = analyze.find_runs([ROOT / "results"])[0]
     (tmp_path / "fig7_errors.png").write_text("mine", encoding="utf-8")
-    with pytest.raises(data.UserError, match="not overwritten"):
+    with pytest.raises(data.UserError, match="move it away"):
         analyze.plot_errors(run, folder)
     assert (tmp_path / "fig7_errors.png").read_text(encoding="utf-8") == "mine"
     analyze.plot_confusion(run, folder)

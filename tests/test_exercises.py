@@ -30,8 +30,8 @@ SCHEDULES = {"linear": linear, """
 AUGMENTATION = {
     '"flips": flips}\n': '"flips": flips}\n'
     '    augmentation["noise"] = torch.rand(n, generator=generator)\n',
-    "    return data.preprocess(x, pixels)  #": "    x = data.preprocess(x, pixels)\n"
-    '    return x + drawn["noise"][:, None, None, None] * torch.randn_like(x)  #',
+    "    return data.preprocess(x, pixels)": "    x = data.preprocess(x, pixels)\n"
+    '    return x + drawn["noise"][:, None, None, None] * torch.randn_like(x)',
 }
 
 

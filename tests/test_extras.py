@@ -211,7 +211,7 @@ def test_export_never_overwrites_the_checkpoint(export, mlp_run, tmp_path):
     path = shutil.copy(mlp_run / "best.pt", tmp_path / "net.onnx")
     before = path.read_bytes()
     message = call("extras/export.py", "--ckpt", path, code=1)
-    assert "not overwritten" in message and path.read_bytes() == before
+    assert "move it away" in message and path.read_bytes() == before
 
 
 def test_export_refuses_a_network_for_one_batch_size(export, tmp_path):

@@ -283,7 +283,7 @@ def test_names_that_are_not_ascii(tmp_path, capsys, monkeypatch):
     predict.main(["--ckpt", str(CKPT), "--out", "图 1.png", "."])
     printed = capsys.readouterr().out
     assert "裤子 1.jpg: Trouser" in printed and "a $x^2$.png: Trouser" in printed
-    assert predict.is_sheet("图 1.png")
+    assert predict.is_sheet(Path("图 1.png"))
     # As a script, from another folder, with an output that cannot show these characters.
     words = [sys.executable, ROOT / "extras" / "predict.py", "--ckpt", CKPT, ".", "none.jpg"]
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
