@@ -140,8 +140,8 @@ def find_runs(folders):
 
 
 def find_seeds(run, runs):
-    """Return the runs that differ from one in seed and versions at most."""
-    return [r for r in runs if r.settings == run.settings]
+    """Return a run and those that differ from it in the seed, and in versions at most."""
+    return [r for r in runs if r is run or (r.settings == run.settings and r.seed != run.seed)]
 
 
 def pick_runs(runs, report):
@@ -291,7 +291,7 @@ def plot_loss(runs, folder):
         axis.set_title(f"label smoothing {amount:g}" if amount else "no label smoothing")
         axis.set(xlabel="step", ylabel="cross-entropy (nats)", xscale="log", yscale="log")
         set_log_ticks(axis.xaxis)
-        set_log_ticks(axis.yaxis, (1, 2, 3, 5, 7))
+        set_log_ticks(axis.yaxis, (1, 2, 5))
         axis.grid(alpha=0.3)
     figure.suptitle("Training loss by step (bold: mean of the last tenth of all steps so far)")
     figure.legend(loc="outside lower center", ncols=6)
@@ -394,7 +394,7 @@ def plot_wrong(run, images, wrong, folder, name):
         title = f"{SHORT[row['true']]}?\n{SHORT[row['predicted']]} {100 * row['probability']:.0f} %"
         show(axis, images[row["index"]], title)
     figure.suptitle(
-        f"{run.name}: {len(shown)} most confident of {len(wrong)} such errors: "
+        f"{run.name}: {len(shown)} most confident of {len(wrong)} errors: "
         "label? prediction and its probability"
     )
     figure.tight_layout()

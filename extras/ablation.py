@@ -47,10 +47,11 @@ STUDIES = {
         "changes": {
             "report": {"recipe": "report"},
             "+ padding 1": {"recipe": "report", "padding": 1},
-            "+ AdamW": {"recipe": "report", "padding": 1, "optimizer": "adamw"},
-            "+ batches of 256": {},  # now it is the modern recipe
+            "+ batches of 256": {"recipe": "report", "padding": 1, "batch_size": 256},
+            "+ Muon": {},  # now it is the modern recipe
             "modern − padding 1": {"padding": 4},
-            "modern − AdamW": {"optimizer": "adam"},
+            "modern − Muon": {"optimizer": "adam"},
+            "modern, AdamW": {"optimizer": "adamw"},
             "modern, padding 2": {"padding": 2},
             "modern, flips without crop": {"padding": 0},
             "modern, no augmentation": {"padding": 0, "flip": 0},
@@ -77,6 +78,7 @@ STUDIES = {
             "modern, flips without crop": {"padding": 0},
             "modern, no augmentation": {"padding": 0, "flip": 0},
             "modern, label smoothing 0.2": {"label_smoothing": 0.2},
+            "modern, mixup 0.2": {"mixup": 0.2},
             "modern, AdamW": {"optimizer": "adamw"},
         },
     },
