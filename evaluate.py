@@ -300,9 +300,10 @@ def main(argv=None):
     data.write_file(result_path, (json.dumps(result, indent=1) + "\n").encode())
     probability, predicted = logits.softmax(1).max(1)
     table = torch.stack([index, labels, predicted], 1).tolist()
-    rows = []
-    for (i, true, answer), p in zip(table, probability.tolist(), strict=True):
-        rows.append({"index": i, "true": true, "predicted": answer, "probability": f"{p:.4f}"})
+    rows = [
+        {"index": i, "true": true, "predicted": answer, "probability": f"{p:.4f}"}
+        for (i, true, answer), p in zip(table, probability.tolist(), strict=True)
+    ]
     data.write_csv(predictions_path, rows)
     print_report(result)
     print(f"written: {result_path} and {predictions_path}")

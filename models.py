@@ -18,10 +18,10 @@ from torch import nn
 class MLP(nn.Module):
     """784 → 128 → 10 with one ReLU: 784·128 + 128 + 128·10 + 10 = 101,770 parameters."""
 
-    def __init__(self, num_classes=10):
+    def __init__(self):
         super().__init__()
         self.fc1 = nn.Linear(28 * 28, 128)
-        self.fc2 = nn.Linear(128, num_classes)
+        self.fc2 = nn.Linear(128, 10)
 
     def forward(self, x):
         x = x.flatten(1)  # B×1×28×28 → B×784
@@ -59,17 +59,17 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A 3×3 convolution, four stages of BasicBlocks, global average pooling, one linear layer.
 
-    Stages 2 to 4 halve the resolution. The shapes in the comments are those of width 64 and
-    28×28 pixels; because of the pooling, other resolutions work, too.
+    The stages are ``layer1`` to ``layer4``, as in torchvision; 2 to 4 halve the resolution (7 becomes
+    4). The shapes in the comments are those of width 64 and 28×28 pixels; because of the pooling,
+    other resolutions work, too.
 
     Args:
         num_blocks: blocks in each of the four stages, (2, 2, 2, 2) for ResNet18.
         width: channels of the first stage; each later stage has twice as many.
         dropout: probability of dropping a feature before the last linear layer.
-        num_classes: number of logits.
     """
 
-    def __init__(self, num_blocks, width, dropout, num_classes=10):
+    def __init__(self, num_blocks, width, dropout):
         super().__init__()
         self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -78,7 +78,7 @@ class ResNet(nn.Module):
         self.layer3 = self._make_layer(2 * width, 4 * width, num_blocks[2], stride=2)
         self.layer4 = self._make_layer(4 * width, 8 * width, num_blocks[3], stride=2)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(8 * width, num_classes)
+        self.fc = nn.Linear(8 * width, 10)
 
     @staticmethod
     def _make_layer(in_channels, out_channels, num_blocks, stride):
