@@ -50,7 +50,6 @@ STUDIES = {
             "+ batches of 256": {"recipe": "report", "padding": 1, "batch_size": 256},
             "+ Muon": {},  # now it is the modern recipe
             "modern − padding 1": {"padding": 4},
-            "modern − Muon": {"optimizer": "adam"},
             "modern, AdamW": {"optimizer": "adamw"},
             "modern, padding 2": {"padding": 2},
             "modern, flips without crop": {"padding": 0},

@@ -295,4 +295,4 @@ def test_names_that_are_not_ascii(tmp_path, capsys, monkeypatch):
         "none.jpg: skipped, there is no such file",
         "predict.py: 1 of 3 files were skipped",
     ]
-    assert predict.is_sheet("predictions.png")
+    assert predict.is_sheet(Path("predictions.png"))
