@@ -170,10 +170,12 @@ def read_verified(folder, name):
     if not path.exists():
         path = path.with_name(name + ".gz")
     try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise OSError("it is not a file")
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it and run again") from None
     if hashlib.md5(content).hexdigest() != MD5[name]:
         raise UserError(f"{path} is truncated or altered (wrong MD5); delete it and run again")

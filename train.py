@@ -343,8 +343,11 @@ def lock_folder(run):
     """Return an open file that locks the folder of a run until the process ends.
 
     Raises:
-        UserError: another process is training in this folder.
+        UserError: another process is training in this folder, or TensorBoard, whose paths are
+            UTF-8 in every locale, would write elsewhere.
     """
+    if os.fsencode(run) != str(run).encode(errors="replace"):
+        raise data.UserError(f"{run} is not UTF-8 in this locale: set PYTHONUTF8=1 or rename it")
     run.mkdir(parents=True, exist_ok=True)
     lock = open(run / "lock", "a", encoding="utf-8")  # noqa: SIM115
     try:
@@ -449,7 +452,8 @@ def environment(device):
 
 def resolutions(text):
     """An argparse type: a list of rising resolutions such as 16,28."""
-    sizes = [data.number(int, 8, 64)(size) for size in text.split(",")]
+    # With 8 pixels a ResNet ends in 1×1, where BatchNorm cannot normalise a batch of one image.
+    sizes = [data.number(int, 9, 64)(size) for size in text.split(",")]
     if sizes != sorted(sizes):
         raise argparse.ArgumentTypeError(f"{text!r} does not rise")
     return sizes

@@ -1,5 +1,6 @@
 import gzip
 import http.server
+import os
 import random
 import shutil
 import signal
@@ -104,7 +105,8 @@ def copy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "altered", "empty", "folder", "half a gzip", "web page", "noise"]
+    "damage",
+    ["truncated", "altered", "empty", "folder", "pipe", "half a gzip", "web page", "noise"],
 )
 def test_damaged_file_is_named_and_refused(copy, damage):
     path = data.raw_folder(copy) / "train-labels-idx1-ubyte"
@@ -119,6 +121,8 @@ def test_damaged_file_is_named_and_refused(copy, damage):
         packed[500:1500] = random.Random(0).randbytes(1000)
     if damage == "folder":
         path.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(path)
     else:
         path.write_bytes(
             {"truncated": content[:-1], "altered": content, "empty": b"",

@@ -73,7 +73,7 @@ def test_two_processes_make_the_same_steps_as_one(tmp_path):
 
 def test_batch_norm_takes_each_process_its_own_share(tmp_path):
     narrow = ("--model", "resnet18", "--width", 8, "--epochs", 1, "--batch-size", 16_000,
-              "--pixels", 8, "--dropout", 0, "--padding", 0, "--flip", 0,
+              "--pixels", 9, "--dropout", 0, "--padding", 0, "--flip", 0,
               "--name", "net")  # fmt: skip
     finish(launch(tmp_path, 2, *narrow))
     images, labels = data.load(DATA, train=True)
@@ -84,7 +84,7 @@ def test_batch_norm_takes_each_process_its_own_share(tmp_path):
     losses = []
     for rank in range(2):
         mine = index[order[:16_000][rank::2]]
-        x = data.preprocess(images[mine], 8)
+        x = data.preprocess(images[mine], 9)
         losses.append(torch.nn.functional.cross_entropy(model(x), labels[mine]).item())
     assert read_steps(tmp_path / "net")[0] == pytest.approx(sum(losses) / 2, abs=1e-5)
     # The logged validation is that of the saved network, with the statistics of process 0.

@@ -158,6 +158,17 @@ def test_trains_with_closed_output(tmp_path):
     assert (tmp_path / "mlp" / "evaluation.json").exists()
 
 
+def test_path_that_tensorboard_would_not_find_is_refused(tmp_path):
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    options = ("--model", "mlp", "--recipe", "report", "--epochs", 1, "--batch-size", 5000,
+               "--no-test", "--runs", tmp_path / "训练")  # fmt: skip
+    _, err = start("train.py", *options, env=ascii_only).communicate(timeout=120)
+    assert "PYTHONUTF8=1" in err and len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+    process = start("train.py", *options, env=ascii_only | {"PYTHONUTF8": "1"})
+    assert process.communicate(timeout=120) and process.returncode == 0
+
+
 def test_disk_that_will_be_full_is_noticed_at_the_start(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=2_000_000)  # an MLP needs 2.9 MB
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -205,7 +216,7 @@ def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
 
 PLAIN = ("--model", "mlp", "--recipe", "report", "--epochs", 6)
 # Muon, two resolutions, mixup, dropout; 49 steps, so that the rows of steps.csv are uneven.
-NARROW = ("--model", "resnet18", "--width", 8, "--epochs", 2, "--pixels", "8,10", "--batch-size",
+NARROW = ("--model", "resnet18", "--width", 8, "--epochs", 2, "--pixels", "9,10", "--batch-size",
           1000, "--mixup", 0.5, "--dropout", 0.3)  # fmt: skip
 
 
@@ -352,7 +363,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(tmp_pat
         ("--epochs", "0"), ("--epochs", "-3"), ("--epochs", "1e99"), ("--lr", "nan"),
         ("--lr", "-1"), ("--batch-size", "x"), ("--dropout", "1"), ("--padding", "-1"),
         ("--threads", "-2"), ("--width", "4"), ("--model", "vgg"), ("--recipe", "secret"),
-        ("--batch-size", "0"), ("--pixels", "16,"), ("--pixels", "7"), ("--pixels", "16x2"),
+        ("--batch-size", "0"), ("--pixels", "16,"), ("--pixels", "8"), ("--pixels", "16x2"),
         ("--pixels", "28,16"),
         ("--name", "_a"), ("--name", "a/b"), ("--name", ".."), ("--name", "q$^_$b"),
         ("--schedule", "linear"), ("--mixup", "0.001"),
