@@ -9,6 +9,8 @@ sys.path.insert(0, str(ROOT / "extras"))
 
 import ablation
 
+import data
+
 HEADER = "study,change,seed,val_accuracy,minutes,processor,threads,precision"
 
 
@@ -61,3 +63,9 @@ def test_unusable_csv_is_one_line(content, tmp_path):
         path.write_text(content, encoding="utf-8")
     printed = call("extras/ablation.py", "--draw", "--out", path, "--figures", tmp_path, code=1)
     assert printed.startswith(f"ablation.py: {path}: ") and len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize("row", ["net,report,0,85,1,A,1,float32", "net,,0,0.8,1,A,1,float32"])
+def test_values_that_cannot_be_are_one_line(tmp_path, row):
+    with pytest.raises(data.UserError, match=r"ablation\.csv: ValueError"):
+        ablation.draw(write(tmp_path / "ablation.csv", row), tmp_path)

@@ -37,7 +37,11 @@ def test_unfinished_and_untested_run(tmp_path):
     assert "| – | – | 76.28 % | 2 of 133 |" in table
 
 
-def test_without_a_run_the_leaderboard_is_shown_alone(tmp_path):
+def test_without_a_run_the_leaderboard_is_shown_alone(tmp_path, monkeypatch, capsys):
+    words = ["leaderboard.py", "--runs", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    leaderboard.main()
+    assert f"there is no run in {tmp_path / 'none'}\n" in capsys.readouterr().out
     entries = leaderboard.collect_entries(analyze.find_runs([tmp_path]))
     assert len(entries) == len(leaderboard.LEADERBOARD)
     leaderboard.plot_leaderboard(entries, analyze.open_folder(tmp_path))

@@ -296,3 +296,11 @@ def test_names_that_are_not_ascii(tmp_path, capsys, monkeypatch):
         "predict.py: 1 of 3 files were skipped",
     ]
     assert predict.is_sheet(Path("predictions.png"))
+
+
+def test_a_pipe_in_a_folder_is_skipped(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    draw_trousers("RGB").save(tmp_path / "trousers.jpg")
+    with pytest.raises(data.UserError, match="1 of 2 files were skipped"):
+        predict.main(["--ckpt", str(CKPT), "--out", str(tmp_path / "sheet.png"), str(tmp_path)])
+    assert "pipe.jpg: skipped, it is not a file" in capsys.readouterr().err

@@ -158,6 +158,14 @@ def test_trains_with_closed_output(tmp_path):
     assert (tmp_path / "mlp" / "evaluation.json").exists()
 
 
+def test_rank_without_other_processes_is_ignored(tmp_path):
+    options = ("--model", "mlp", "--recipe", "report", "--epochs", 1, "--batch-size", 5000,
+               "--no-test", "--runs", tmp_path)  # fmt: skip
+    process = start("train.py", *options, env=os.environ | {"RANK": "3"})
+    assert process.communicate(timeout=120) and process.returncode == 0
+    assert len(read_log(tmp_path / "mlp")[0]) == 1
+
+
 def test_path_that_tensorboard_would_not_find_is_refused(tmp_path):
     ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     options = ("--model", "mlp", "--recipe", "report", "--epochs", 1, "--batch-size", 5000,
@@ -381,6 +389,8 @@ def test_bad_value_is_refused_in_one_line(capsys, option, value):
     ("options", "said"),
     [
         (("--device", "tpu"), "tpu"),
+        (("--device", "meta"), "meta"),
+        (("--device", "hpu"), "hpu"),
         (("--model", "mlp", "--pixels", "16,28"), "--pixels"),
     ],
 )
