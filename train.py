@@ -310,17 +310,17 @@ def join_processes(device, args):
     rank, world = processes()
     if world > max(1, args.batch_size // 4):  # the last batch may have only a quarter
         raise data.UserError(f"{world} processes are too many for batches of {args.batch_size}")
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    args.resume |= restarts != "0"
     if world > 1:
         if device.type == "cuda":
             device = evaluate.use_device(f"cuda:{os.environ['LOCAL_RANK']}")
             torch.cuda.set_device(device)
         # After a restart by torchrun, its store still has the addresses of the dead processes: in
         # PyTorch 2.14, half of all restarts fail without a prefix of their own.
-        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(restarts, next(dist.rendezvous("env://"))[0])
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-    args.resume |= os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if rank > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (process 0 prints)
     return device
@@ -389,7 +389,8 @@ def start_or_resume(run, model, optimizers, args, here):
         for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
             optimizer.load_state_dict(saved)
     except (RuntimeError, ValueError) as error:
-        raise data.UserError(f"{last} does not fit {args.model} any more: {error}") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise data.UserError(f"{last} does not fit {args.model} any more: {reason}") from None
     state["config"].setdefault("resumed", []).append(here)
     print(f"resuming after epoch {state['epoch']}")
     return state
@@ -404,10 +405,10 @@ def step_rows(results, epoch):
     return rows
 
 
-def save_epoch(run, board, row, steps, state, model, optimizers, is_best):
-    """Write what an epoch has changed: its row of log.csv, its rows of steps.csv, the checkpoints.
-    last.pt comes last: if the process dies before that, --resume repeats the epoch and writes the
-    same again."""
+def save_epoch(run, board, steps, state, model, optimizers, is_best):
+    """Write what an epoch has changed; ``steps`` are its rows of steps.csv. last.pt comes last: if
+    the process dies before that, --resume repeats the epoch and writes the same again."""
+    row = state["log"][-1]
     for name, value in row.items():
         board.add_scalar(f"epoch/{name}", value, row["step"])
     for step in steps:
@@ -528,13 +529,12 @@ def pixels_by_epoch(sizes, epochs):
     return [sizes[math.ceil((epoch + 1) * len(sizes) / epochs) - 1] for epoch in range(epochs)]
 
 
-@torch.no_grad()
 def check_pixels(model, args):
     """Raise a UserError if the network, such as the MLP, does not take a resolution."""
-    device = next(model.parameters()).device
+    black = torch.zeros(1, 28, 28, dtype=torch.uint8)
     for size in set(args.pixels) - {28}:
         try:
-            model.eval()(torch.zeros(1, 1, size, size, device=device))
+            evaluate.predict(model, black, data.preprocessing(size))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise data.UserError(f"{args.model} cannot take --pixels {size}: {reason}") from None
@@ -629,7 +629,7 @@ def main(argv=None):
         state["steps"] += steps
         state |= {"epoch": epoch + 1, "preprocessing": data.preprocessing(pixels)}
         if is_main:
-            save_epoch(run, board, row, steps, state, model, optimizers, is_best)
+            save_epoch(run, board, steps, state, model, optimizers, is_best)
         text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
         text += f"accuracy {100 * correct / count:.2f} %; {row['seconds']:.1f} s"
         if len(val_set[0]):

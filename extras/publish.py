@@ -35,9 +35,8 @@ float16; the test accuracy is that of the rounded weights.
 """
 
 
-def round_weights(path):
-    """Return the bytes of a checkpoint with kernels and matrices in float16."""
-    _, checkpoint = evaluate.load_checkpoint(path)
+def round_weights(checkpoint):
+    """Return the bytes of a checkpoint file with kernels and matrices in float16."""
     published = {key: checkpoint[key] for key in KEYS}
     # BatchNorm's vectors stay in float32: they are few, and small variances would become 0.
     published["model"] = {
@@ -97,7 +96,7 @@ def main():
         data.write_file(results / file, (run / file).read_bytes())
     print(f"copied to {results}")
     if args.weights:
-        content = round_weights(run / "best.pt")
+        content = round_weights(checkpoint)
         accuracy = measure_accuracy(content, args.data_dir)
         path = out / "pretrained" / f"{name}.pt"
         path.parent.mkdir(exist_ok=True)
