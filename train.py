@@ -7,7 +7,8 @@ steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest valid
 the last resolution) and last.pt (everything that --resume needs).
 
 train_epoch(), the first function, is the loop over the batches of an epoch. main(), the last one,
-is the loop over the epochs.
+is the loop over the epochs. A first reading needs these two and what they call in the sections "One
+epoch" and "Learning rate and optimizers"; Muon, torchrun, the files and the options can wait.
 """
 
 import argparse
@@ -17,8 +18,6 @@ import json
 import math
 import os
 import platform
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,16 +27,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-try:
-    import fcntl
-except ImportError:  # on Windows there is no lock against two trainings in one folder
-    fcntl = None
-
 import data
-import evaluate  # for predict(), load_checkpoint(), use_device() and the test at the end
+import evaluate  # for predict(), read_checkpoint(), use_device() and the test at the end
 from models import MODELS, build_model, count_parameters
 
 # Defaults of --lr and --weight-decay where --optimizer is not the recipe's own.
@@ -106,9 +101,9 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         predictions, number of images.
     """
     images, labels = train_set
-    rank, world = processes()  # 0, 1 without torchrun; add_up() then changes nothing
+    rank, world = rank_and_world()  # 0 and 1 without torchrun
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
-    results = []
+    sums = []
     network.train()
     # True hides the progress bar, None hides it where the output is not a terminal.
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=rank > 0 or None)
@@ -120,26 +115,26 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         set_learning_rate(optimizers, args, (epoch + i / len(batches)) / args.epochs)
         index = batch[rank::world]  # this process's share of the batch
         x = make_inputs(images, index, augmentation, pixels, args)  # B×1×pixels×pixels
-        y = labels[index]
+        y = target = labels[index]
         if args.mixup:  # each image with that at the mirrored place (Zhang 2018, arXiv:1710.09412)
-            own = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
-            x = own * x + (1 - own) * x.flip(0)
+            share = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
+            x = share * x + (1 - share) * x.flip(0)
+            target = share * F.one_hot(y, 10) + (1 - share) * F.one_hot(y.flip(0), 10)  # B×10
         # bfloat16 has 16 bits and is faster where the hardware has it; the loss needs 32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = network(x).float()  # B×10
-        loss = F.cross_entropy(logits, y, label_smoothing=args.label_smoothing)
-        if args.mixup:
-            other = F.cross_entropy(logits, y.flip(0), label_smoothing=args.label_smoothing)
-            loss = own * loss + (1 - own) * other
+        loss = F.cross_entropy(logits, target, label_smoothing=args.label_smoothing)
         network.zero_grad()
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
         # These stay on the device: reading a number in each step would make a GPU wait.
-        results.append(torch.stack([loss.detach() * len(y), (logits.argmax(1) == y).sum()]))
-    results = add_up(torch.stack(results)).cpu()  # S×2
-    counts = torch.tensor([[len(batch)] for batch in batches])  # S×1
-    return torch.cat([results, counts], 1).double()
+        loss, count = loss.detach(), torch.full_like(loss, len(y))
+        sums.append(torch.stack([loss * count, (logits.argmax(1) == y).sum(), count]))
+    sums = torch.stack(sums)  # S×3
+    if world > 1:
+        dist.all_reduce(sums)
+    return sums.cpu().double()
 
 
 def draw_epoch(n, epoch, args, device):
@@ -148,15 +143,17 @@ def draw_epoch(n, epoch, args, device):
     Returns:
         batches: tuple of int64 index tensors. A last batch of less than a quarter is left out: so
             few images give a noisy step.
-        augmentation: dictionary of the random numbers of all n images. Those of a new augmentation
-            are drawn last, so that the others stay the same.
+        augmentation: dictionary of the random numbers of all n images, for ``data.crop_and_flip``.
+            Those of a new augmentation are drawn last, so that the others stay the same.
     """
     generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)
     batches = torch.randperm(n, generator=generator).to(device).split(args.batch_size)
     if len(batches) > 1 and len(batches[-1]) < args.batch_size // 4:
         batches = batches[:-1]
-    offsets, flips = data.draw_crops(n, args.padding, args.flip, generator)
-    augmentation = {"offsets": offsets, "flips": flips}
+    augmentation = {
+        "offsets": torch.randint(0, 2 * args.padding + 1, (n, 2), generator=generator),
+        "flips": torch.rand(n, generator=generator) < args.flip,
+    }
     return batches, {name: values.to(device) for name, values in augmentation.items()}
 
 
@@ -173,17 +170,11 @@ def validate(model, val_set, pixels, args):
     images, labels = val_set
     if not len(images):
         return math.nan, math.nan
-    rank, world = processes()
-    if world > 1:  # each process has its own BatchNorm statistics; those of process 0 are saved
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
-    dtype = torch.bfloat16 if args.precision == "bfloat16" else None
-    logits = evaluate.predict(model, images[rank::world], data.preprocessing(pixels), dtype=dtype)
-    y = labels[rank::world]
-    sums = [F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()]
-    sums = torch.stack(sums).to(next(model.parameters()).device)  # NCCL adds up on GPUs only
-    loss, correct = add_up(sums).tolist()
-    return loss / len(images), correct / len(images)
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
+        logits = evaluate.predict(model, images, data.preprocessing(pixels))
+    loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(images)
+    return loss, (logits.argmax(1) == labels).sum().item() / len(images)
 
 
 # ---- Learning rate and optimizers
@@ -218,7 +209,7 @@ def build_optimizers(model, args):
     def is_hidden(p):  # not the first convolution, with one input channel, nor the last layer
         return p.ndim > 1 and p.shape[1] > 1 and len(p) != len(data.CLASSES)
 
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = list(model.parameters())
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
@@ -298,7 +289,7 @@ def orthogonalize(x, steps):
 # ---- Several processes, for torchrun only: skip this at first
 
 
-def processes():
+def rank_and_world():
     """Return the number of this process, from 0, and how many there are, as set by torchrun."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return int(os.environ["RANK"]) if world > 1 else 0, world
@@ -307,7 +298,7 @@ def processes():
 def join_processes(device, args):
     """Connect the processes, if torchrun has started several, and return the device of this one.
     Only process 0 will print, and after a restart by torchrun all of them resume."""
-    rank, world = processes()
+    rank, world = rank_and_world()
     if world > max(1, args.batch_size // 4):  # the last batch may have only a quarter
         raise data.UserError(f"{world} processes are too many for batches of {args.batch_size}")
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -326,13 +317,6 @@ def join_processes(device, args):
     return device
 
 
-def add_up(tensor):
-    """Sum a tensor over all processes, in place; return it."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
-
-
 # ---- The files of a run: start, resume, save
 
 # These may change when a run is resumed. environment() tells device and threads.
@@ -340,20 +324,16 @@ FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_
 
 
 def lock_folder(run):
-    """Return an open file that locks the folder of a run until the process ends.
+    """Create the folder of a run and return a lock on it, which lasts as long as the variable.
 
     Raises:
-        UserError: another process is training in this folder, or TensorBoard, whose paths are
-            UTF-8 in every locale, would write elsewhere.
+        UserError: another process is training in this folder.
     """
-    if os.fsencode(run) != str(run).encode(errors="replace"):
-        raise data.UserError(f"{run} is not UTF-8 in this locale: set PYTHONUTF8=1 or rename it")
     run.mkdir(parents=True, exist_ok=True)
-    lock = open(run / "lock", "a", encoding="utf-8")  # noqa: SIM115
+    lock = FileLock(run / "lock")
     try:
-        if fcntl:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         raise data.UserError(f"{run} is being trained by another process") from None
     return lock
 
@@ -370,16 +350,12 @@ def start_or_resume(run, model, optimizers, args, here):
     last = run / "last.pt"
     options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
     if not last.exists():
-        others = {file.name for file in run.glob("*")} - {"lock", "last.pt.tmp"}
-        if others:
-            raise data.UserError(f"{run} holds {min(others)}, but no last.pt: use another --name")
-        return {"config": {**options, **here}, "epoch": 0, "log": [], "steps": [],
-                "preprocessing": data.preprocessing(args.pixels[0])}  # fmt: skip
+        if (run / "config.json").exists():
+            raise data.UserError(f"{run} holds a run, but no last.pt: use another --name")
+        return {"config": {**options, **here}, "epoch": 0, "log": [], "steps": []}
     if not args.resume:
         raise data.UserError(f"{run} holds a run: --resume continues it, --name starts another")
     state = evaluate.read_checkpoint(last)
-    if not state.keys() >= {"optimizers", "log", "steps"}:
-        raise data.UserError(f"{last} holds weights, but not what --resume needs")
     for name, value in options.items():
         old = state["config"].get(name)
         if value != old:
@@ -388,7 +364,7 @@ def start_or_resume(run, model, optimizers, args, here):
         model.load_state_dict(state.pop("model"))
         for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
             optimizer.load_state_dict(saved)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise data.UserError(f"{last} does not fit {args.model} any more: {reason}") from None
     state["config"].setdefault("resumed", []).append(here)
@@ -396,18 +372,18 @@ def start_or_resume(run, model, optimizers, args, here):
     return state
 
 
-def step_rows(results, epoch):
+def step_rows(sums, epoch):
     """Return the rows of steps.csv of an epoch: the mean loss of each 25 steps."""
     rows = []
-    for i, part in enumerate(results.split(LOG_STEPS)):
-        step = epoch * len(results) + i * LOG_STEPS + len(part)
+    for i, part in enumerate(sums.split(LOG_STEPS)):
+        step = epoch * len(sums) + i * LOG_STEPS + len(part)
         rows.append({"step": step, "train_loss": (part[:, 0].sum() / part[:, 2].sum()).item()})
     return rows
 
 
 def save_epoch(run, board, steps, state, model, optimizers, is_best):
-    """Write what an epoch has changed; ``steps`` are its rows of steps.csv. last.pt comes last: if
-    the process dies before that, --resume repeats the epoch and writes the same again."""
+    """Write what an epoch has changed; ``steps`` are its rows of steps.csv. If the process dies
+    before last.pt is there, --resume repeats the epoch and writes the same again."""
     row = state["log"][-1]
     for name, value in row.items():
         board.add_scalar(f"epoch/{name}", value, row["step"])
@@ -419,6 +395,8 @@ def save_epoch(run, board, steps, state, model, optimizers, is_best):
     if is_best:
         save_checkpoint(run / "best.pt", state, model)
     save_checkpoint(run / "last.pt", state, model, optimizers)
+    # A folder with this file, but without last.pt, is a run that cannot be resumed.
+    data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
 
 
 def save_checkpoint(path, state, model, optimizers=()):
@@ -433,10 +411,11 @@ def save_checkpoint(path, state, model, optimizers=()):
 
 def environment(device):
     """Return what the numbers of a run depend on besides its options."""
-    git = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty"]
+    command = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty"]
     revision = None
-    with contextlib.suppress(OSError, ValueError, subprocess.CalledProcessError):  # no git or clone
-        revision = subprocess.check_output(git, stderr=subprocess.DEVNULL).decode().strip()
+    with contextlib.suppress(OSError):  # without git
+        git = subprocess.run(command, capture_output=True, text=True, check=False)
+        revision = git.stdout.strip() or None  # None outside a clone
     return {
         "git": revision,
         "python": platform.python_version(),
@@ -444,7 +423,7 @@ def environment(device):
         "device": device.type,
         "device_name": evaluate.describe_device(device),
         "threads": torch.get_num_threads(),
-        "processes": processes()[1],
+        "processes": rank_and_world()[1],
     }
 
 
@@ -452,19 +431,9 @@ def environment(device):
 
 
 def resolutions(text):
-    """An argparse type: a list of rising resolutions such as 16,28."""
+    """An argparse type: a list of resolutions such as 16,28."""
     # With 8 pixels a ResNet ends in 1×1, where BatchNorm cannot normalise a batch of one image.
-    sizes = [data.number(int, 9, 64)(size) for size in text.split(",")]
-    if sizes != sorted(sizes):
-        raise argparse.ArgumentTypeError(f"{text!r} does not rise")
-    return sizes
-
-
-def folder_name(text):
-    """An argparse type: a name that suits a folder on every system."""
-    if not re.fullmatch(r"[^\W_][\w.+=-]*", text):  # a legend leaves out what begins with _
-        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits and _ . + = -")
-    return text
+    return [data.number(int, 9, 64)(size) for size in text.split(",")]
 
 
 def parse_args(argv):
@@ -499,7 +468,7 @@ def parse_args(argv):
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=seed, default=0, help="seed of all but the validation split")
     add("--runs", default="runs", help="folder of all runs")
-    add("--name", type=folder_name, help="folder of this run in it")
+    add("--name", help="folder of this run in it")
     add("--resume", action="store_true", help="continue the run of that name, if there is one")
     add("--no-test", action="store_true", help="skip testing at the end")
     add = parser.add_argument_group("machine").add_argument
@@ -536,8 +505,7 @@ def check_pixels(model, args):
         try:
             evaluate.predict(model, black, data.preprocessing(size))
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise data.UserError(f"{args.model} cannot take --pixels {size}: {reason}") from None
+            raise data.UserError(f"{args.model} cannot take --pixels {size}: {error}") from None
 
 
 def load_sets(args, device):
@@ -555,7 +523,7 @@ def load_sets(args, device):
 def main(argv=None):
     args = parse_args(sys.argv[1:] if argv is None else argv)
     device = join_processes(evaluate.use_device(args.device, args.threads), args)
-    is_main = processes()[0] == 0
+    is_main = rank_and_world()[0] == 0
     if args.precision == "auto":
         args.precision = "bfloat16" if evaluate.has_native_bfloat16(device) else "float32"
     train_set, val_set = load_sets(args, device)
@@ -566,26 +534,18 @@ def main(argv=None):
     epoch_pixels = pixels_by_epoch(args.pixels, args.epochs)
 
     run = Path(args.runs) / args.name
-    lock = lock_folder(run) if is_main else None  # noqa: F841 (it lasts as long as the variable)
+    lock = lock_folder(run) if is_main else None  # noqa: F841
     here = {"parameters": count_parameters(model), **environment(device)}
     state = start_or_resume(run, model, optimizers, args, here)
     log = state["log"]  # appending to it changes the state
     if dist.is_initialized():
         dist.barrier()  # nothing is written before all processes have looked
     if is_main:
-        if not log:
-            save_checkpoint(run / "last.pt", state, model, optimizers)
-            # Now last.pt holds the weights, W bytes. Later best.pt has W, last.pt with Adam's state
-            # 3 W, and while it is replaced, its old file exists, too.
-            needed = 7 * (run / "last.pt").stat().st_size
-            if shutil.disk_usage(run).free < needed:
-                raise data.UserError(f"{run} needs {needed >> 20} MiB of free disk; then --resume")
-        data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
-        board = SummaryWriter(run, purge_step=log[-1]["step"] + 1 if log else None)
-        if not log:  # show the first images as the network sees them
-            batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
-            x = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
-            board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
+        board = SummaryWriter(run)
+        # Show the first images as the network sees them.
+        batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
+        x = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
+        board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
     if args.compile:  # CUDA graphs spare a GPU the wait for Python
         network = torch.compile(network, mode="reduce-overhead", dynamic=False)
@@ -596,12 +556,12 @@ def main(argv=None):
 
     for epoch in range(state["epoch"], args.epochs):
         start, pixels = time.perf_counter(), epoch_pixels[epoch]
-        results = train_epoch(network, optimizers, train_set, epoch, pixels, args)  # S×3
+        sums = train_epoch(network, optimizers, train_set, epoch, pixels, args)  # S×3
         train_seconds = time.perf_counter() - start
         val_loss, val_accuracy = validate(model, val_set, pixels, args)
-        loss_sum, correct, count = results.sum(0).tolist()
+        loss_sum, correct, count = sums.sum(0).tolist()
         train_loss = loss_sum / count
-        finite = all(tensor.isfinite().all() for tensor in model.state_dict().values())
+        finite = all(p.isfinite().all() for p in model.parameters())
         if not (finite and math.isfinite(train_loss)):
             raise data.UserError(
                 f"the loss or a weight is not finite in epoch {epoch + 1}; {run / 'last.pt'} holds "
@@ -611,7 +571,7 @@ def main(argv=None):
         # neither. With mixup, train_accuracy counts one of the two labels: expect about a half.
         row = {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * len(results),
+            "step": (epoch + 1) * len(sums),
             "pixels": pixels,
             "learning_rate": optimizers[-1].param_groups[0]["lr"],
             "train_loss": train_loss,
@@ -625,7 +585,7 @@ def main(argv=None):
         earlier = [old["val_accuracy"] for old in log if old["pixels"] == pixels]
         is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
         log.append(row)
-        steps = step_rows(results, epoch)
+        steps = step_rows(sums, epoch)
         state["steps"] += steps
         state |= {"epoch": epoch + 1, "preprocessing": data.preprocessing(pixels)}
         if is_main:
@@ -638,12 +598,8 @@ def main(argv=None):
 
     if dist.is_initialized():
         dist.destroy_process_group()
-    if is_main:
-        board.close()
-        print(f"log, curves and weights: {run}")
     if is_main and not args.no_test:
-        machine = ["--device", args.device, "--threads", str(args.threads)]
-        evaluate.main(["--ckpt", str(run / "best.pt"), "--data-dir", args.data_dir, *machine])
+        evaluate.evaluate(run / "best.pt", "test", device, args.data_dir)
 
 
 if __name__ == "__main__":

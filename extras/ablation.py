@@ -1,15 +1,15 @@
-"""Measure what each change of the recipe gives.
+"""Measure what each part of the default recipe gives at the same training time.
 
     make ablation
 
-A study starts from the report's recipe and adds one change after another, up to the modern recipe.
-Then it takes single changes out of the modern recipe, and tries others in addition. Each run is a
-training by train.py, evaluated on the validation images only, and one row of ablation.csv. A run
-that the CSV already has is not repeated, one that was interrupted is resumed. At the end a table
-and a figure of each study are drawn from ablation.csv; `--draw` does nothing else.
+Each row is the default with one change: something taken out of it, or something else tried. Its
+epochs are chosen so that it trains as long as the default, because a trick that costs time must
+gain more than the epochs that it costs. Each run is a training by train.py, evaluated on the
+validation images only, and one row of ablation.csv. A run that the CSV already has is not repeated,
+one that was interrupted is resumed. At the end a table and a figure are drawn from ablation.csv;
+`--draw` does nothing else.
 
-The ResNet18 of these studies has 16 channels instead of 64 (0.7 M parameters), so a run takes
-minutes on one thread.
+The ResNet18 has 16 channels instead of 64 (0.7 M parameters), so a run takes minutes on one thread.
 """
 
 import argparse
@@ -37,61 +37,47 @@ HEADER = (
     "precision",
 )  # fmt: skip
 
-# Each study: options of train.py that all its runs have, the number of seeds, and the changes by
-# name. A change gives the options in which its runs differ from the modern recipe; it may also set
-# "epochs", for example to compare at equal time. "+" stands for: and all changes above.
-STUDIES = {
-    "mlp": {
-        "base": {"model": "mlp", "epochs": 60},
-        "seeds": 5,
-        "changes": {
-            "report": {"recipe": "report"},
-            "+ padding 1": {"recipe": "report", "padding": 1},
-            "+ batches of 256": {"recipe": "report", "padding": 1, "batch_size": 256},
-            "+ Muon": {},  # now it is the modern recipe
-            "modern − padding 1": {"padding": 4},
-            "modern, AdamW": {"optimizer": "adamw"},
-            "modern, padding 2": {"padding": 2},
-            "modern, flips without crop": {"padding": 0},
-            "modern, no augmentation": {"padding": 0, "flip": 0},
-            "modern, label smoothing 0.1": {"label_smoothing": 0.1},
-        },
-    },
-    "resnet18": {
-        "base": {"model": "resnet18", "width": 16, "epochs": 8},
-        "seeds": 3,
-        "changes": {
-            "report": {"recipe": "report"},
-            "+ padding 1": {"recipe": "report", "padding": 1},
-            "+ no dropout": {"recipe": "report", "padding": 1, "dropout": 0},
-            "+ SGD, one cycle": {"batch_size": 128, "optimizer": "sgd", "label_smoothing": 0,
-                                 "pixels": 28},
-            "+ label smoothing 0.1": {"batch_size": 128, "optimizer": "sgd", "pixels": 28},
-            "+ Muon, batches of 256": {"pixels": 28},
-            "+ 16, then 28 pixels": {},  # now it is the modern recipe
-            "modern − padding 1": {"padding": 4},
-            "modern − no dropout": {"dropout": 0.3},
-            "modern − label smoothing 0.1": {"label_smoothing": 0},
-            "modern − Muon, batches of 256": {"batch_size": 128, "optimizer": "sgd"},
-            "modern, padding 2": {"padding": 2},
-            "modern, flips without crop": {"padding": 0},
-            "modern, no augmentation": {"padding": 0, "flip": 0},
-            "modern, label smoothing 0.2": {"label_smoothing": 0.2},
-            "modern, mixup 0.2": {"mixup": 0.2},
-            "modern, AdamW": {"optimizer": "adamw"},
-        },
-    },
-}  # fmt: skip
+
+def epochs(low, high):
+    """Return options for some epochs at 16 pixels and then some at 28, which take three times as
+    long. So any time can be met to within some percent."""
+    sizes = ["16"] * low + ["28"] * high
+    return f"--epochs {low + high} --pixels {','.join(sizes)} "
 
 
-def run(study, change, seed, options, args):
+STUDY = "equal-time"  # in the CSV; published ones have other studies, too
+BASE = "--model resnet18 --width 16"
+SEEDS = {"default": 5}  # others: 3
+# Options by the name of the change. --transform is that of transform.py, the others of train.py.
+CHANGES = {
+    "default": epochs(6, 3),
+    "SGD": epochs(6, 3) + "--optimizer sgd --lr 0.2",
+    "AdamW": epochs(6, 3) + "--optimizer adamw",
+    "28 pixels throughout": epochs(0, 5),
+    "16 and 28 pixels, half each": epochs(3, 4),
+    "16, 20, 24 and 28 pixels": "--epochs 8 --pixels 16,20,24,28",
+    "cosine": epochs(6, 3) + "--schedule cosine",
+    "no label smoothing": epochs(6, 3) + "--label-smoothing 0",
+    "padding 0": epochs(6, 3) + "--padding 0",
+    "padding 2": epochs(6, 3) + "--padding 2",
+    "padding 4": epochs(6, 3) + "--padding 4",
+    "dropout 0.3": epochs(6, 3) + "--dropout 0.3",
+    "mixup 0.2": epochs(6, 3) + "--mixup 0.2",
+    "random erasing": epochs(6, 3) + "--transform erasing",
+    "rotation": epochs(6, 3) + "--transform rotation",
+    "brightness": epochs(6, 3) + "--transform brightness",
+    "report's recipe": "--recipe report --epochs 5",
+}
+
+
+def run(change, seed, args):
     """Train one network; return its row, or None if it failed."""
-    name = re.sub(r"[^\w.+]+", "-", f"{study} {change} {seed}".replace("−", "minus"))
-    command = [sys.executable, ROOT / "train.py", "--resume", "--no-test", "--seed", str(seed)]
-    command += ["--runs", args.runs, "--name", name]
+    name = re.sub(r"[^\w.+]+", "-", f"{change} {seed}")
+    options = CHANGES[change].split()
+    script = "extras/transform.py" if "--transform" in options else "train.py"
+    command = [sys.executable, ROOT / script, *BASE.split(), *options, "--seed", str(seed)]
+    command += ["--resume", "--no-test", "--runs", args.runs, "--name", name]
     command += ["--threads", str(args.threads), "--data-dir", args.data_dir]
-    for key, value in options.items():
-        command += ["--" + key.replace("_", "-"), str(value)]
     with open(Path(args.runs) / f"{name}.txt", "w", encoding="utf-8") as output:
         if subprocess.run(command, stdout=output, stderr=output, check=False).returncode:
             print(f"{name} failed; see {output.name}", file=sys.stderr, flush=True)
@@ -104,49 +90,48 @@ def run(study, change, seed, options, args):
     last = [float(row["val_accuracy"]) for row in log if row["pixels"] == log[-1]["pixels"]]
     minutes = sum(float(row["seconds"]) for row in log) / 60
     place = [config[key] for key in ("device_name", "threads", "precision")]
-    return study, change, seed, f"{max(last):.6f}", f"{minutes:.2f}", options["epochs"], *place
-
-
-def list_jobs(args, done):
-    """Return study, change, seed and options of the runs that are not done.
-
-    Args:
-        args: options of the command line.
-        done: set of (study, change, seed); the seed is a string.
-    """
-    jobs = []
-    for name in args.studies:
-        study = STUDIES[name]
-        # Runs of another length are a study of their own, in the folder names and in the CSV.
-        shown = f"{name}-{args.epochs}epochs" if args.epochs else name
-        for seed in range(args.seeds or study["seeds"]):  # the first seed of all changes first
-            for change, new in study["changes"].items():
-                options = {**study["base"], **new}
-                if args.epochs:
-                    options["epochs"] = args.epochs
-                if args.only in change and (shown, change, str(seed)) not in done:
-                    jobs.append((shown, change, seed, options))
-    return jobs
+    return STUDY, change, seed, f"{max(last):.6f}", f"{minutes:.2f}", config["epochs"], *place
 
 
 def read_done(path):
-    """Return (study, change, seed) of each row of an ablation.csv; none if there is no file."""
+    """Return (change, seed) of the runs that an ablation.csv has; none if there is no file."""
     if not path.exists():
         return set()
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:  # and Excel's BOM
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != HEADER:
             raise data.UserError(f"{path}: its first row is not {','.join(HEADER)}")
-        return {(row["study"], row["change"], row["seed"]) for row in reader}
+        return {(row["change"], int(row["seed"])) for row in reader if row["study"] == STUDY}
+
+
+def half_interval(groups, group):
+    """Return half of the 95 % interval of the mean of a group, by Student's t; NaN if unknown.
+
+    Three seeds hardly tell a standard deviation, so that of all groups is pooled. Only a group
+    whose own is more than three times the median keeps its own, and is not in the pool.
+
+    Args:
+        groups: lists of accuracies, one for each change.
+        group: one of them.
+    """
+    own = [np.std(g, ddof=1) for g in groups if len(g) > 1]
+    limit = 3 * np.median(own) if own else np.inf
+    if len(group) < 2 or np.std(group, ddof=1) <= limit:
+        groups = [g for g in groups if len(g) < 2 or np.std(g, ddof=1) <= limit]
+    else:
+        groups = [group]
+    freedom = sum(len(g) - 1 for g in groups)
+    if not freedom:
+        return np.nan
+    deviation = np.sqrt(sum(np.var(g) * len(g) for g in groups) / freedom)
+    return stats.t.ppf(0.975, freedom) * deviation / np.sqrt(len(group))
 
 
 def average_seeds(file):
     """Read the rows of an ablation.csv and average them over the seeds.
 
-    The interval is that of Student's t with the standard deviation pooled over all changes of a
-    study: the few seeds of one change alone could not tell it. Minutes compare only where
-    processor, threads and precision are the same: they are the median of the runs at the place
-    where most runs of the study ran, NaN if none did.
+    Minutes compare only where processor, threads and precision are the same: they are the median of
+    the runs at the place where most runs of the study ran, NaN if none did.
 
     Returns:
         A list of dictionaries with study, change, accuracy, half (of the 95 % interval), minutes
@@ -165,14 +150,10 @@ def average_seeds(file):
         places = [place for runs in changes.values() for *_, place in runs]
         usual = max(places, key=places.count)
         accuracies = {change: [run[0] for run in runs] for change, runs in changes.items()}
-        freedom = sum(len(a) - 1 for a in accuracies.values())
-        deviation = np.nan
-        if freedom:
-            deviation = np.sqrt(sum(np.var(a) * len(a) for a in accuracies.values()) / freedom)
         for change, runs in changes.items():
             minutes = [minutes for _, minutes, place in runs if place == usual]
             row = {"study": study, "change": change, "accuracy": np.mean(accuracies[change])}
-            row["half"] = stats.t.ppf(0.975, freedom) * deviation / np.sqrt(len(runs))
+            row["half"] = half_interval(accuracies.values(), accuracies[change])
             row |= {"minutes": np.median(minutes) if minutes else np.nan, "seeds": len(runs)}
             result.append(row)
     return result
@@ -191,16 +172,16 @@ def tabulate(rows, folder, name):
 
 
 def plot(rows, folder, name):
-    """Show validation accuracy and training time of each change of a study, side by side."""
+    """Show validation accuracy and training time of each change of a study, side by side. A dotted
+    line is at the accuracy of the first."""
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 1.2 + 0.27 * len(rows)), sharey=True, width_ratios=[3, 1],
         layout="constrained",
     )  # fmt: skip
     for y, row in enumerate(rows):
-        # Added to the report's recipe, taken out of the modern one, or tried on top of that.
-        kind = 0 if row["change"][0] in "r+" else 1 if "−" in row["change"] else 2
-        left.errorbar(100 * row["accuracy"], y, xerr=100 * row["half"], fmt="os^"[kind],
-                      color=COLOURS[(0, 6, 2)[kind]], capsize=3)  # fmt: skip
+        left.errorbar(100 * row["accuracy"], y, xerr=100 * row["half"], fmt="o", color=COLOURS[0],
+                      capsize=3)  # fmt: skip
+    left.axvline(100 * rows[0]["accuracy"], color="grey", ls=":")
     bars = right.barh(range(len(rows)), [row["minutes"] for row in rows], 0.6, color="lightgrey")
     right.bar_label(bars, fmt="%.1f", padding=3)
     right.margins(x=0.25)
@@ -209,9 +190,9 @@ def plot(rows, folder, name):
     left.grid(alpha=0.3)
     left.set(xlabel="validation accuracy (%)")
     right.set(xlabel="minutes of training")
-    seeds = max(row["seeds"] for row in rows)
-    title = f"mean of {seeds} seeds and 95 % interval" if seeds > 1 else "one seed"
-    figure.suptitle(f"{rows[0]['study']}: {title}")
+    fewest, most = min(row["seeds"] for row in rows), max(row["seeds"] for row in rows)
+    seeds = f"{fewest} to {most}" if fewest < most else f"{most}"
+    figure.suptitle(f"{rows[0]['study']}: mean and 95 % interval, seeds: {seeds}")
     save(figure, folder, name)
 
 
@@ -235,10 +216,8 @@ def main():
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     number, add = data.number(int, 1, 10_000), parser.add_argument
-    add("--studies", nargs="+", choices=STUDIES, default=list(STUDIES), help="what to measure")
     add("--only", default="", help="only changes whose name contains this")
-    add("--seeds", type=number, help="seeds of each change (default: the study's own number)")
-    add("--epochs", type=number, help="epochs of all runs (default: the study's own number)")
+    add("--seeds", type=number, help="seeds of each change; None: 5 of the default, 3 of others")
     add("--jobs", type=number, default=os.cpu_count(), help="runs at the same time")
     add("--threads", type=number, default=1, help="CPU threads of each run")
     add("--list", action="store_true", help="show the runs, start none")
@@ -254,11 +233,13 @@ def main():
         return
 
     done = read_done(out)
-    jobs = list_jobs(args, done)
+    seeds = {name: args.seeds or SEEDS.get(name, 3) for name in CHANGES if args.only in name}
+    jobs = [(name, seed) for name in seeds for seed in range(seeds[name])]
+    jobs = sorted(set(jobs) - done, key=lambda job: job[1])  # the first seed of all changes first
     print(f"{len(done)} runs are in {out}, {len(jobs)} are to be done", flush=True)
     if args.list:
-        for study, change, seed, options in jobs:
-            print(f"{study:10} {change:30} seed {seed}  {options}")
+        for change, seed in jobs:
+            print(f"{change:30} seed {seed}  {CHANGES[change]}")
         return
     Path(args.runs).mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -271,7 +252,7 @@ def main():
             rows = [row] if out.exists() else [HEADER, row]
             with open(out, "a", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows(rows)
-            print(*row[:5], sep=", ", flush=True)
+            print(*row[1:5], sep=", ", flush=True)
     if out.exists():
         draw(out, open_folder(args.figures))
     if failed:

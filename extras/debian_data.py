@@ -7,6 +7,7 @@ Debian or Ubuntu.
 """
 
 import argparse
+import gzip
 import subprocess
 import sys
 import tempfile
@@ -43,13 +44,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data-dir", default="data", help="folder of the data (default: data)")
     args = parser.parse_args()
-    target = data.raw_folder(args.data_dir)
+    target = Path(args.data_dir) / "FashionMNIST/raw"  # where torchvision looks
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        source = download_package(Path(folder).resolve())
-        for name in data.MD5:
-            data.write_file(target / name, data.read_verified(source, name))
-    print(f"FashionMNIST is complete and verified in {target}")
+        for path in download_package(Path(folder).resolve()).glob("*-ubyte.gz"):
+            data.write_file(target / path.stem, gzip.decompress(path.read_bytes()))
+    for train in (True, False):
+        data.load(args.data_dir, train)
+    print(f"FashionMNIST is complete and verified in {args.data_dir}")
 
 
 if __name__ == "__main__":

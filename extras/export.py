@@ -247,6 +247,8 @@ def main():
     reference = evaluate.predict(model, images, preprocessing).softmax(1)
     print(f"PyTorch: accuracy {100 * accuracy(reference, labels):.2f} %")
     out = Path(args.out or Path(args.ckpt).with_suffix(".onnx"))
+    if out.suffix != ".onnx":  # such as the checkpoint itself
+        raise data.UserError(f"--out {out}: its name must end in .onnx")
     out.parent.mkdir(parents=True, exist_ok=True)
     if args.table and not Path(args.table).absolute().parent.is_dir():
         raise data.UserError(f"--table: there is no folder {Path(args.table).parent}")
@@ -283,7 +285,8 @@ def main():
     sessions = {name: open_session(path, threads) for name, path in files.items()}
     scores, sizes = {}, {}
     for name, (network, dtype) in networks.items():
-        scores[name] = evaluate.predict(network.model, images, preprocessing, dtype=dtype)
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            scores[name] = evaluate.predict(network.model, images, preprocessing)
         sizes[name] = Path(args.ckpt).stat().st_size
     for name, session in sessions.items():
         scores[name], sizes[name] = predict(session, images), files[name].stat().st_size

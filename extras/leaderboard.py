@@ -46,11 +46,11 @@ def tabulate_runs(runs, folder):
     for run in runs:
         accuracy = interval = latency = speed = "–"
         if run.evaluation:
-            low, high = run.interval
+            low, high = run.evaluation["accuracy_95"]
             accuracy, interval = f"{100 * run.accuracy:.2f} %", f"{100 * low:.2f}–{100 * high:.2f}"
             latency = f"{run.latency:.2f} ms"
-            speed = f"{run.speed:,.0f}"
-        done, planned = len(run.log), run.epochs
+            speed = f"{run.evaluation['latency']['large_batch_images_per_second']:,.0f}"
+        done, planned = len(run.log), run.config["epochs"]
         row = {
             "run": run.name,
             "network": run.model,

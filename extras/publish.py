@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
 import evaluate
-from train import folder_name
 
 FILES = ("config.json", "log.csv", "steps.csv", "evaluation.json", "predictions.csv")
 KEYS = ("config", "epoch", "preprocessing", "model")  # of a checkpoint; the logs are in FILES
@@ -75,7 +74,7 @@ def main():
     )
     add = parser.add_argument
     add("--run", required=True, help="folder of a run that was tested")
-    add("--name", type=folder_name, help="name to publish it under (default: the folder's name)")
+    add("--name", help="name to publish it under (default: the folder's name)")
     add("--weights", action="store_true", help="publish the weights, too")
     add("--data-dir", default="data", help="folder of the data set")
     add("--out", default=".", help="folder that holds results and pretrained")

@@ -20,7 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A script's start costs seconds, nearly all of them `import torch`. A server that has imported it
 # once, and has done nothing else, forks the process of each script that is run to its end.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "torch", "torch.utils.tensorboard", "matplotlib.pyplot"])
+PRELOADED = ("pytest", "torch", "torchvision", "torch.utils.tensorboard", "matplotlib.pyplot")
+FORKS.set_forkserver_preload(list(PRELOADED))
 
 
 def command(script, args):

@@ -45,6 +45,14 @@ def test_ablation_by_hand(elsewhere, tmp_path):
     check_figures(tmp_path, ["ablation_net.png"])
 
 
+def test_only_a_noisy_change_keeps_its_own_deviation():
+    calm, noisy = [[0.90, 0.92], [0.80, 0.82], [0.70, 0.72]], [0.5, 0.6]
+    # Three degrees of freedom: t = 3.182; one: 12.706.
+    half = ablation.half_interval([*calm, noisy], calm[0])
+    assert half == pytest.approx(3.182 * 0.01, rel=1e-3)
+    assert ablation.half_interval([*calm, noisy], noisy) == pytest.approx(12.706 * 0.05, rel=1e-3)
+
+
 def test_one_seed_has_no_interval_and_another_place_no_minutes(tmp_path):
     rows = ["net,report,0,0.9,1,A,1,float32", "net,+ a,0,0.8,1,A,1,float32"]
     path = write(tmp_path / "ablation.csv", *rows, "net,+ b,0,0.7,2,B,1,float32")

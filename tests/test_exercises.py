@@ -28,8 +28,8 @@ def linear(progress):
 
 SCHEDULES = {"linear": linear, """
 AUGMENTATION = {
-    '"flips": flips}\n': '"flips": flips}\n'
-    '    augmentation["noise"] = torch.rand(n, generator=generator)\n',
+    "    return batches, {name": '    augmentation["noise"] = torch.rand(n, generator=generator)\n'
+    "    return batches, {name",
     "    return data.preprocess(x, pixels)": "    x = data.preprocess(x, pixels)\n"
     '    return x + drawn["noise"][:, None, None, None] * torch.randn_like(x)',
 }

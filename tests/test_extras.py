@@ -8,7 +8,7 @@ import sys
 import matplotlib.image
 import pytest
 import torch
-from conftest import DATA, ROOT, call, start
+from conftest import DATA, ROOT, call
 from torch import nn
 
 import data
@@ -98,45 +98,42 @@ def test_pretrained_weights_are_those_of_the_published_predictions(path):
 # ---- ablation.py, its running part
 
 
-def test_ablation_in_a_fresh_folder_adds_one_row_per_run_and_repeats_none(tmp_path):
-    args = ("--studies", "mlp", "--only", "+ padding 1", "--seeds", 1, "--epochs", 1)
-    process = start("extras/ablation.py", *args, cwd=tmp_path)
-    printed, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    assert "1 are to be done" in printed
+def test_ablation_adds_one_row_per_run_and_repeats_none(tmp_path, monkeypatch, capsys):
+    quick = "--model mlp --recipe report --epochs 1"
+    monkeypatch.setattr(ablation, "BASE", quick)
+    changes = {"default": "", "padding 1": "--padding 1", "erased": "--transform erasing"}
+    monkeypatch.setattr(ablation, "CHANGES", changes)
+    monkeypatch.chdir(tmp_path)
+    words = ["ablation.py", "--seeds", "1", "--data-dir", DATA]
+    monkeypatch.setattr(sys, "argv", words)
+    ablation.main()
+    assert "3 are to be done" in capsys.readouterr().out
     out = tmp_path / "runs/ablation.csv"
-    (row,) = csv.DictReader(out.read_text(encoding="utf-8").splitlines())
-    assert (row["study"], row["change"]) == ("mlp-1epochs", "+ padding 1")
-    (run,) = (tmp_path / "runs/ablation").glob("*/config.json")
-    config = json.loads(run.read_text(encoding="utf-8"))
-    assert (config["recipe"], config["padding"], config["epochs"]) == ("report", 1, 1)
-    log = csv.DictReader((run.parent / "log.csv").read_text(encoding="utf-8").splitlines())
-    assert float(row["val_accuracy"]) == pytest.approx(float(next(log)["val_accuracy"]), abs=1e-6)
-    assert (tmp_path / "figures/ablation_mlp-1epochs.png").exists()
+    rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
+    assert [row["change"] for row in rows] == list(changes)
+    accuracies = [float(row["val_accuracy"]) for row in rows]
+    assert len(set(accuracies)) == 3 and min(accuracies) > 0.6
+    for row in rows:
+        assert (row["study"], row["seed"], row["epochs"]) == ("equal-time", "0", "1")
+        folder = tmp_path / "runs/ablation" / f"{row['change'].replace(' ', '-')}-0"
+        log = csv.DictReader((folder / "log.csv").read_text(encoding="utf-8").splitlines())
+        assert float(row["val_accuracy"]) == pytest.approx(float(next(log)["val_accuracy"]))
+    assert (tmp_path / "figures/ablation_equal-time.png").exists()
     first = out.read_bytes()
-    again = call("extras/ablation.py", *args, "--out", out, "--runs", tmp_path / "again",
-                 "--figures", tmp_path / "figures")  # fmt: skip
-    assert "0 are to be done" in again and out.read_bytes() == first
+    monkeypatch.setattr(sys, "argv", [*words, "--runs", str(tmp_path / "again")])
+    ablation.main()
+    assert "0 are to be done" in capsys.readouterr().out and out.read_bytes() == first
     assert not list((tmp_path / "again").glob("*"))
 
 
-@pytest.mark.parametrize("study", ablation.STUDIES)
-def test_ablation_goes_from_one_recipe_to_the_other(study):
-    def options(change):
-        words = []
-        for key, value in {**ablation.STUDIES[study]["base"], **change}.items():
-            words += ["--" + key.replace("_", "-"), str(value)]
-        return {k: v for k, v in vars(train.parse_args(words)).items() if k != "recipe"}
-
-    changes = {name: options(new) for name, new in ablation.STUDIES[study]["changes"].items()}
-    ladder = [name for name in changes if name.startswith("+ ")]
-    assert changes["report"] == options({"recipe": "report"})
-    assert changes[ladder[-1]] == options({"recipe": "modern"})
-    for before, name in zip(["report", *ladder], ladder, strict=False):  # one step at a time
-        old, new = changes[before], changes[name]
-        assert 1 <= sum(old[key] != new[key] for key in old) <= 5, name
-    for name, one in changes.items():
-        assert sum(one == other for other in changes.values()) == 1, f"{name} is there twice"
+def test_each_change_of_the_ablation_differs_from_the_default():
+    seen = []
+    for change, options in ablation.CHANGES.items():
+        words = f"{ablation.BASE} {options}".split()
+        transform = words.pop(words.index("--transform") + 1) if "--transform" in words else None
+        args = vars(train.parse_args([word for word in words if word != "--transform"]))
+        assert (args, transform) not in seen, change
+        seen.append((args, transform))
 
 
 # ---- bench.py and soak.py
@@ -208,10 +205,10 @@ def test_export_resizes_as_in_training(export, tmp_path):
 
 
 def test_export_never_overwrites_the_checkpoint(export, mlp_run, tmp_path):
-    path = shutil.copy(mlp_run / "best.pt", tmp_path / "net.onnx")
+    path = shutil.copy(mlp_run / "best.pt", tmp_path / "net.pt")
     before = path.read_bytes()
-    message = call("extras/export.py", "--ckpt", path, code=1)
-    assert "move it away" in message and path.read_bytes() == before
+    message = call("extras/export.py", "--ckpt", path, "--out", path, code=1)
+    assert "must end in .onnx" in message and path.read_bytes() == before
 
 
 def test_export_refuses_a_network_for_one_batch_size(export, tmp_path):
