@@ -56,7 +56,7 @@ def read_csv(path, **columns):
         return None
     header, *lines = path.read_text(encoding="utf-8-sig").splitlines()
     wanted = [header.split(",").index(name) for name in columns]
-    return np.loadtxt(lines, list(columns.items()), delimiter=",", usecols=wanted, ndmin=1)
+    return np.loadtxt(lines, dtype=list(columns.items()), delimiter=",", usecols=wanted, ndmin=1)
 
 
 def read_run(folder):
@@ -73,8 +73,8 @@ def read_run(folder):
         name=folder.name,
         own=folder.resolve().parent != RESULTS,  # the user's own run, not a published one
         config=config,
-        settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},
-        place=describe_place(config),
+        settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},  # see find_seeds
+        place=describe_place(config),  # the processor, see there
         colour=NETWORK_COLOURS.get(config["model"], "grey"),
         log=log,  # one row per epoch
         minutes=log["seconds"].sum() / 60,  # with the validation
@@ -97,13 +97,16 @@ def describe_place(config):
 
 
 def find_runs(folders):
-    """Read the runs in some folders, sorted by network. If two share a name, the first is used."""
+    """Read the runs in some folders, sorted by network. If two share a name, the first is used,
+    unless only the second was tested."""
     runs = {}
     for folder in folders:
         for config in sorted(Path(folder).glob("*/config.json")):
             path = config.parent
             try:
-                runs.setdefault(path.name, read_run(path))
+                run = read_run(path)
+                if run.name not in runs or (run.evaluation and not runs[run.name].evaluation):
+                    runs[run.name] = run
             except Exception as error:  # whatever a damaged file leads to
                 print(f"left out: {path}: {type(error).__name__}: {error}")
     order = [*MODELS, *sorted(run.model for run in runs.values())]
@@ -112,7 +115,7 @@ def find_runs(folders):
 
 def find_seeds(run, runs):
     """Return a run and those that differ from it in the seed, and in versions at most."""
-    return [r for r in runs if r.settings == run.settings]
+    return [r for r in runs if r is run or (r.settings == run.settings and r.seed != run.seed)]
 
 
 def pick_runs(runs, report):
@@ -122,10 +125,10 @@ def pick_runs(runs, report):
     like its network, then the best.
     """
 
-    def rank(run):
+    def preference(run):
         return bool(run.evaluation), run.own, run.name == run.model, run.best_validation
 
-    chosen = sorted((run for run in runs if (run.recipe == "report") == report), key=rank)
+    chosen = sorted((run for run in runs if (run.recipe == "report") == report), key=preference)
     picked = {run.model: run for run in chosen}  # of each network the last one
     return [run for run in runs if run is picked.get(run.model)]
 
@@ -295,9 +298,10 @@ def points_over_minutes(runs):
     tested = [run for run in runs if run.evaluation]
     recipes = [run for run in tested if run is find_seeds(run, tested)[0]]  # the first seed of each
     places = [run.place for run in recipes]
+    usual = max(places, key=places.count)
     points = []
     for run in recipes:
-        if run.own or run.place == max(places, key=places.count):
+        if run.own or run.place == usual:
             seeds = find_seeds(run, tested)
             minutes = np.mean([r.minutes for r in seeds])
             points.append((minutes, 100 * np.mean([r.accuracy for r in seeds]), run))
@@ -387,7 +391,8 @@ def plot_confusion(run, folder):
 
 
 def calibration(predictions, bins=15):
-    """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3).
+    """Expected calibration error: how far the mean probability and the accuracy of a bin are apart,
+    averaged over all images (Guo et al. 2017, arXiv:1706.04599, equation 3).
 
     Returns:
         The error as a fraction, and arrays of each non-empty bin's mean probability and accuracy.

@@ -33,7 +33,8 @@ class UserError(ValueError):
 
 # ---- From files to a batch
 
-# MD5 of the images and labels, as bytes, by whether they are for training.
+# MD5 of the images and labels, as bytes, by whether they are for training: torchvision verifies
+# only what it downloads.
 MD5 = {True: "819d6ae9214abbc30bd601cb4ad304c0", False: "2bdc83e1b78e813df8547ccd14b70d8f"}
 
 
@@ -58,8 +59,8 @@ def load(data_dir, train):
         reason = (str(error).strip() or repr(error)).splitlines()[-1]
         raise UserError(
             f"FashionMNIST is not complete in {folder}, or could not be downloaded ({reason}). "
-            "Delete that folder and run `make data`, which also tries Debian's package, or put the "
-            "four .gz files of github.com/zalandoresearch/fashion-mnist into it"
+            "Delete that folder. Then run `make data`, which also tries Debian's package, or put "
+            "the four .gz files of github.com/zalandoresearch/fashion-mnist into it"
         ) from None
     return dataset.data, dataset.targets
 
@@ -121,12 +122,12 @@ def preprocess(images, pixels=28, mean=MEAN, std=STD):
     return x if pixels == 28 else F.interpolate(x, size=pixels, mode="bilinear", antialias=True)
 
 
-def preprocessing(pixels=28):
+def preprocess_options(pixels=28):
     """Return the arguments of ``preprocess`` as a dictionary, which checkpoints contain."""
     return {"pixels": pixels, "mean": MEAN, "std": STD}
 
 
-# ---- Shared by the scripts
+# ---- Shared by the scripts: read these where another file calls them
 
 
 def write_file(path, content):

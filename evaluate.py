@@ -30,6 +30,8 @@ def predict(model, images, preprocessing):
         images: uint8 tensor N×28×28.
         preprocessing: the arguments of ``data.preprocess`` that the network was trained with.
 
+    It computes in float32, or in bfloat16 where the caller has switched autocast on.
+
     Returns:
         float32 tensor N×10 on the CPU.
     """
@@ -56,15 +58,13 @@ def score(logits, labels):
     n, predicted = len(labels), logits.argmax(1)
     correct = int((predicted == labels).sum())
     classes = {"labels": range(len(data.CLASSES)), "target_names": data.CLASSES}
-    report = classification_report(
-        labels, predicted, **classes, output_dict=True, zero_division=0.0
-    )
+    table = classification_report(labels, predicted, **classes, output_dict=True, zero_division=0.0)
     return {
         "n": n,
         "accuracy": correct / n,
         "accuracy_95": list(binomtest(correct, n).proportion_ci(method="wilson")),
         "loss": F.cross_entropy(logits, labels).item(),
-        "per_class": {name: report[name] for name in data.CLASSES},
+        "per_class": {name: table[name] for name in data.CLASSES},
         "confusion": confusion_matrix(labels, predicted, labels=range(10)).tolist(),
     }
 
@@ -99,7 +99,7 @@ def measure_latency(model, images, preprocessing):
     }
 
 
-def load_checkpoint(path):
+def load_model(path):
     """Rebuild the network of a checkpoint.
 
     Returns:
@@ -108,7 +108,7 @@ def load_checkpoint(path):
             number of finished epochs, "preprocessing" the arguments of ``data.preprocess``.
 
     Raises:
-        UserError: the file cannot be read, is damaged, or is not a checkpoint of train.py.
+        UserError: as ``read_checkpoint``, or the network cannot be rebuilt from it.
     """
     checkpoint = read_checkpoint(path)
     config = checkpoint["config"]
@@ -130,7 +130,7 @@ def read_checkpoint(path):
     """Read a checkpoint file. Only tensors and plain values are unpickled: no code in it is run.
 
     Raises:
-        UserError: as ``load_checkpoint``.
+        UserError: it cannot be read, is damaged, or is not a checkpoint of train.py.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # PyTorch itself does not verify the CRCs
@@ -141,9 +141,9 @@ def read_checkpoint(path):
         raise data.UserError(f"{path} holds more than tensors and plain values") from None
     except Exception as error:  # a damaged file can make both of them raise nearly anything
         raise data.UserError(f"{path} cannot be read as a checkpoint ({error!r})") from None
-    if not isinstance(checkpoint, dict) or not {"config", "epoch", "model"} <= checkpoint.keys():
-        raise data.UserError(f'{path} is not of train.py: it lacks "config", "epoch" or "model"')
-    checkpoint.setdefault("preprocessing", data.preprocessing())
+    needed = ("config", "epoch", "model", "preprocessing")
+    if not isinstance(checkpoint, dict) or not all(key in checkpoint for key in needed):
+        raise data.UserError(f"{path} is not of train.py: it lacks one of {', '.join(needed)}")
     return checkpoint
 
 
@@ -213,7 +213,7 @@ def evaluate(path, split, device, data_dir):
     Raises:
         UserError: the checkpoint cannot be used, or it was trained on the images of the split.
     """
-    model, checkpoint = load_checkpoint(path)
+    model, checkpoint = load_model(path)
     model.to(device)
     images, labels = data.load(data_dir, train=split == "val")
     index = torch.arange(len(images))  # of each image in its file
@@ -239,8 +239,8 @@ def evaluate(path, split, device, data_dir):
     probability, predicted = logits.softmax(1).max(1)
     columns = [column.tolist() for column in (index, labels, predicted, probability)]
     rows = [
-        {"index": i, "true": true, "predicted": answer, "probability": f"{p:.4f}"}
-        for i, true, answer, p in zip(*columns, strict=True)
+        {"index": i, "true": true, "predicted": predicted_class, "probability": f"{p:.4f}"}
+        for i, true, predicted_class, p in zip(*columns, strict=True)
     ]
     prefix = "" if path.stem == "best" else f"{path.stem}-"
     prefix += "" if split == "test" else f"{split}-"
@@ -279,7 +279,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    add, count = parser.add_argument, data.number(int, 0, 1024)
+    add = parser.add_argument
+    count = data.number(int, 0, 1024)
     add("--ckpt", type=Path, required=True, help="checkpoint written by train.py")
     add("--split", choices=("test", "val"), default="test", help="images to evaluate on")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ import data
 import evaluate  # for predict(), read_checkpoint(), use_device() and the test at the end
 from models import MODELS, build_model, count_parameters
 
-# Defaults of --lr and --weight-decay where --optimizer is not the recipe's own.
+# The learning rate and the weight decay that suit an optimizer, unless a recipe has its own.
 OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
@@ -66,7 +67,7 @@ MLP_RECIPE = {
 }
 RESNET_RECIPE = {
     **REPORT_RECIPE,
-    "epochs": 16,
+    "epochs": 15,
     "batch_size": 256,
     "optimizer": "muon",
     **OPTIMIZERS["muon"],
@@ -74,7 +75,7 @@ RESNET_RECIPE = {
     "label_smoothing": 0.1,
     "padding": 1,
     "dropout": 0.0,
-    "pixels": "16,28",  # 16×16 for the first half of the epochs, then 28×28
+    "pixels": "16,16,28",  # 16×16 for the first two thirds of the epochs, then 28×28
 }
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
 OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # "modern" for a network of your own: not tuned
@@ -107,20 +108,20 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
     network.train()
     # True hides the progress bar, None hides it where the output is not a terminal.
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=rank > 0 or None)
-    for i, batch in enumerate(bar):
+    for i, batch in enumerate(bar):  # a batch is a tensor of indices of images
         step = epoch * len(batches) + i
-        # For dropout and mixup: another seed in each run, step and process, so that a resumed run
-        # draws the same numbers.
+        # For dropout and mixup: a number that no other run, step and process has, so that a resumed
+        # run draws the same.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
         set_learning_rate(optimizers, args, (epoch + i / len(batches)) / args.epochs)
-        index = batch[rank::world]  # this process's share of the batch
-        x = make_inputs(images, index, augmentation, pixels, args)  # B×1×pixels×pixels
-        y = target = labels[index]
-        if args.mixup:  # each image with that at the mirrored place (Zhang 2018, arXiv:1710.09412)
-            share = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
-            x = share * x + (1 - share) * x.flip(0)
-            target = share * F.one_hot(y, 10) + (1 - share) * F.one_hot(y.flip(0), 10)  # B×10
-        # bfloat16 has 16 bits and is faster where the hardware has it; the loss needs 32.
+        mine = batch[rank::world]  # all of it, or this process's part
+        x = make_inputs(images, mine, augmentation, pixels, args)  # B×1×pixels×pixels
+        y = target = labels[mine]
+        if args.mixup:  # the first image with the last one … (Zhang 2018, arXiv:1710.09412)
+            weight = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
+            x = weight * x + (1 - weight) * x.flip(0)
+            target = weight * F.one_hot(y, 10) + (1 - weight) * F.one_hot(y.flip(0), 10)  # B×10
+        # bfloat16 has 16 bits and is faster where the hardware has it; the loss is float32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = network(x).float()  # B×10
         loss = F.cross_entropy(logits, target, label_smoothing=args.label_smoothing)
@@ -129,8 +130,8 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         for optimizer in optimizers:
             optimizer.step()
         # These stay on the device: reading a number in each step would make a GPU wait.
-        loss, count = loss.detach(), torch.full_like(loss, len(y))
-        sums.append(torch.stack([loss * count, (logits.argmax(1) == y).sum(), count]))
+        correct = (logits.argmax(1) == y).sum()
+        sums.append(torch.stack([loss.detach() * len(y), correct, torch.full_like(loss, len(y))]))
     sums = torch.stack(sums)  # S×3
     if world > 1:
         dist.all_reduce(sums)
@@ -172,7 +173,7 @@ def validate(model, val_set, pixels, args):
         return math.nan, math.nan
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
-        logits = evaluate.predict(model, images, data.preprocessing(pixels))
+        logits = evaluate.predict(model, images, data.preprocess_options(pixels))
     loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(images)
     return loss, (logits.argmax(1) == labels).sum().item() / len(images)
 
@@ -186,8 +187,8 @@ def cosine(progress):
 
 
 def triangle(progress):
-    """Linear warm-up to 1 over the first 20 %, then linear decay to 0: one cycle (Smith & Topin
-    2018, arXiv:1708.07120)."""
+    """Linear warm-up from 0 to 1 over the first 20 %, then linear decay to 0: one cycle (Smith &
+    Topin 2018, arXiv:1708.07120)."""
     return min(progress / 0.2, (1 - progress) / 0.8)
 
 
@@ -206,13 +207,13 @@ def build_optimizers(model, args):
     """Return a list of optimizers: one, or Muon for the hidden layers and AdamW for the rest. A new
     optimizer needs a branch here and a line in ``OPTIMIZERS``."""
 
-    def is_hidden(p):  # not the first convolution, with one input channel, nor the last layer
+    def is_hidden(p):  # the first convolution has one input channel, the last layer ten outputs
         return p.ndim > 1 and p.shape[1] > 1 and len(p) != len(data.CLASSES)
 
     parameters = list(model.parameters())
-    matrices = [p for p in parameters if p.ndim > 1]
+    weights = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "adam":
         optimizers = [torch.optim.Adam(groups, **settings, fused=True)]
@@ -230,6 +231,9 @@ def build_optimizers(model, args):
         for group in optimizer.param_groups:
             group["highest_lr"] = group["lr"]
     return optimizers
+
+
+# ---- Muon: skip this at first
 
 
 class Muon(torch.optim.Optimizer):
@@ -283,7 +287,8 @@ def orthogonalize(x, steps):
         p = a * identity + b * gram + c * gram @ gram
         gram = p @ gram @ p
         product = p @ product
-    return product / squared_norm.sqrt() @ x
+    normalised = x / squared_norm.sqrt()
+    return product @ normalised
 
 
 # ---- Several processes, for torchrun only: skip this at first
@@ -319,7 +324,7 @@ def join_processes(device, args):
 
 # ---- The files of a run: start, resume, save
 
-# These may change when a run is resumed. environment() tells device and threads.
+# These may change when a run is resumed; environment() records the device and the threads.
 FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_dir")
 
 
@@ -338,11 +343,13 @@ def lock_folder(run):
     return lock
 
 
-def start_or_resume(run, model, optimizers, args, here):
-    """Return the state of a run: the content of its checkpoints but for weights and optimizers.
-    ``here`` is what ``environment`` returned.
+def start_or_resume(run, model, optimizers, args, env):
+    """Load weights and optimizers from last.pt, if it is there and may be resumed.
 
-    If last.pt is there and may be resumed, weights and optimizers are loaded from it, too.
+    Returns:
+        What else a checkpoint contains, for ``save_checkpoint``: config (options and ``env``, which
+        is what ``environment`` returned), epoch (number of finished epochs), log and steps (rows of
+        the CSV files), preprocessing.
 
     Raises:
         UserError: the folder holds something that this training would overwrite or cannot resume.
@@ -350,9 +357,11 @@ def start_or_resume(run, model, optimizers, args, here):
     last = run / "last.pt"
     options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
     if not last.exists():
-        if (run / "config.json").exists():
-            raise data.UserError(f"{run} holds a run, but no last.pt: use another --name")
-        return {"config": {**options, **here}, "epoch": 0, "log": [], "steps": []}
+        others = {file.name for file in run.glob("*")} - {"lock", "last.pt.tmp"}
+        if others:
+            raise data.UserError(f"{run} holds {min(others)}, but no last.pt: use another --name")
+        return {"config": {**options, **env}, "epoch": 0, "log": [], "steps": [],
+                "preprocessing": data.preprocess_options(args.pixels[0])}  # fmt: skip
     if not args.resume:
         raise data.UserError(f"{run} holds a run: --resume continues it, --name starts another")
     state = evaluate.read_checkpoint(last)
@@ -367,7 +376,7 @@ def start_or_resume(run, model, optimizers, args, here):
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise data.UserError(f"{last} does not fit {args.model} any more: {reason}") from None
-    state["config"].setdefault("resumed", []).append(here)
+    state["config"].setdefault("resumed", []).append(env)
     print(f"resuming after epoch {state['epoch']}")
     return state
 
@@ -381,13 +390,13 @@ def step_rows(sums, epoch):
     return rows
 
 
-def save_epoch(run, board, steps, state, model, optimizers, is_best):
-    """Write what an epoch has changed; ``steps`` are its rows of steps.csv. If the process dies
-    before last.pt is there, --resume repeats the epoch and writes the same again."""
+def save_epoch(run, board, new_steps, state, model, optimizers, is_best):
+    """Write what an epoch has changed; ``new_steps`` are its rows of steps.csv. If the process dies
+    before the last file, last.pt, --resume repeats the epoch and writes the same again."""
     row = state["log"][-1]
     for name, value in row.items():
         board.add_scalar(f"epoch/{name}", value, row["step"])
-    for step in steps:
+    for step in new_steps:
         board.add_scalar("train/loss_by_step", step["train_loss"], step["step"])
     board.flush()
     data.write_csv(run / "log.csv", state["log"])
@@ -395,8 +404,6 @@ def save_epoch(run, board, steps, state, model, optimizers, is_best):
     if is_best:
         save_checkpoint(run / "best.pt", state, model)
     save_checkpoint(run / "last.pt", state, model, optimizers)
-    # A folder with this file, but without last.pt, is a run that cannot be resumed.
-    data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
 
 
 def save_checkpoint(path, state, model, optimizers=()):
@@ -409,7 +416,7 @@ def save_checkpoint(path, state, model, optimizers=()):
     data.write_file(path, buffer.getbuffer())
 
 
-def environment(device):
+def environment(model, device):
     """Return what the numbers of a run depend on besides its options."""
     command = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty"]
     revision = None
@@ -417,6 +424,7 @@ def environment(device):
         git = subprocess.run(command, capture_output=True, text=True, check=False)
         revision = git.stdout.strip() or None  # None outside a clone
     return {
+        "parameters": count_parameters(model),
         "git": revision,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -431,9 +439,19 @@ def environment(device):
 
 
 def resolutions(text):
-    """An argparse type: a list of resolutions such as 16,28."""
+    """An argparse type: a list of rising resolutions such as 16,28."""
     # With 8 pixels a ResNet ends in 1×1, where BatchNorm cannot normalise a batch of one image.
-    return [data.number(int, 9, 64)(size) for size in text.split(",")]
+    sizes = [data.number(int, 9, 64)(size) for size in text.split(",")]
+    if sizes != sorted(sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} does not rise")
+    return sizes
+
+
+def folder_name(text):
+    """An argparse type: a name that suits a folder on every system."""
+    if not re.fullmatch(r"[^\W_][\w.+=-]*", text):  # a legend leaves out what begins with _
+        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits and _ . + = -")
+    return text
 
 
 def parse_args(argv):
@@ -443,7 +461,7 @@ def parse_args(argv):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     number = data.number
-    share, rate, seed = number(float, 0, 0.99999), number(float, 0, 1000), number(int, 0, 10**9)
+    fraction, rate, seed = number(float, 0, 0.99999), number(float, 0, 1000), number(int, 0, 10**9)
     add = parser.add_argument_group("recipe").add_argument
     add("--model", choices=MODELS, default="resnet18", help="network to train")
     add("--recipe", choices=("report", "modern"), default="modern", help="sets the defaults below")
@@ -455,11 +473,11 @@ def parse_args(argv):
     add("--schedule", choices=SCHEDULES, help="shape of the learning rate over the training")
     add("--weight-decay", type=rate, help="weight decay of matrices and kernels; with muon, of "
         "hidden layers only")  # fmt: skip
-    add("--label-smoothing", type=share, help="amount of label smoothing")
+    add("--label-smoothing", type=fraction, help="amount of label smoothing")
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop; 0: none")
     add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
     add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images")
-    add("--dropout", type=share, help="dropout before the last layer of a ResNet")
+    add("--dropout", type=fraction, help="dropout before the last layer of a ResNet")
     add("--pixels", type=resolutions, help="resolutions, each for an equal part of the epochs")
     # Below 7 channels, oneDNN 3.12 writes beyond its memory in 1×1 convolutions on AVX2 CPUs.
     add("--width", type=number(int, 8, 4096), default=64, help="channels of a ResNet's first stage")
@@ -468,7 +486,7 @@ def parse_args(argv):
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=seed, default=0, help="seed of all but the validation split")
     add("--runs", default="runs", help="folder of all runs")
-    add("--name", help="folder of this run in it")
+    add("--name", type=folder_name, help="folder of this run in it")
     add("--resume", action="store_true", help="continue the run of that name, if there is one")
     add("--no-test", action="store_true", help="skip testing at the end")
     add = parser.add_argument_group("machine").add_argument
@@ -479,13 +497,14 @@ def parse_args(argv):
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
         help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
 
-    # The other defaults depend on recipe, model and optimizer, so these are parsed first. argparse
-    # converts a default that is a string, such as "16,28", like an argument.
-    known, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
-    recipe = REPORT_RECIPE if known.recipe == "report" else MODERN.get(known.model, OWN_RECIPE)
-    if known.optimizer not in (None, recipe["optimizer"]):
-        recipe = {**recipe, **OPTIMIZERS[known.optimizer]}  # its rate would not suit this one
-    parser.set_defaults(**recipe, name=known.model)
+    # The other defaults depend on recipe, model and optimizer, so argv is parsed twice, first for
+    # these three (without --help, which would end here). argparse converts a default that is a
+    # string, such as "16,28", like an argument.
+    first, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
+    recipe = REPORT_RECIPE if first.recipe == "report" else MODERN.get(first.model, OWN_RECIPE)
+    if first.optimizer not in (None, recipe["optimizer"]):
+        recipe = {**recipe, **OPTIMIZERS[first.optimizer]}  # its rate would not suit this one
+    parser.set_defaults(**recipe, name=first.model)
     return parser.parse_args(argv)
 
 
@@ -493,8 +512,8 @@ def parse_args(argv):
 
 
 def pixels_by_epoch(sizes, epochs):
-    """Return one resolution per epoch, such as 16, 16, 28, 28. It is rounded up so that even a
-    single epoch has the last one."""
+    """Return one resolution per epoch: 16, 16, 28, 28 for the sizes 16, 28 and four epochs. Rounded
+    up, so that a single epoch has the last size."""
     return [sizes[math.ceil((epoch + 1) * len(sizes) / epochs) - 1] for epoch in range(epochs)]
 
 
@@ -503,7 +522,7 @@ def check_pixels(model, args):
     black = torch.zeros(1, 28, 28, dtype=torch.uint8)
     for size in set(args.pixels) - {28}:
         try:
-            evaluate.predict(model, black, data.preprocessing(size))
+            evaluate.predict(model, black, data.preprocess_options(size))
         except RuntimeError as error:
             raise data.UserError(f"{args.model} cannot take --pixels {size}: {error}") from None
 
@@ -523,7 +542,7 @@ def load_sets(args, device):
 def main(argv=None):
     args = parse_args(sys.argv[1:] if argv is None else argv)
     device = join_processes(evaluate.use_device(args.device, args.threads), args)
-    is_main = rank_and_world()[0] == 0
+    is_main = rank_and_world()[0] == 0  # always, unless torchrun has started several processes
     if args.precision == "auto":
         args.precision = "bfloat16" if evaluate.has_native_bfloat16(device) else "float32"
     train_set, val_set = load_sets(args, device)
@@ -534,14 +553,17 @@ def main(argv=None):
     epoch_pixels = pixels_by_epoch(args.pixels, args.epochs)
 
     run = Path(args.runs) / args.name
-    lock = lock_folder(run) if is_main else None  # noqa: F841
-    here = {"parameters": count_parameters(model), **environment(device)}
-    state = start_or_resume(run, model, optimizers, args, here)
+    lock = lock_folder(run) if is_main else None  # noqa: F841 (it ends with the variable)
+    env = environment(model, device)
+    state = start_or_resume(run, model, optimizers, args, env)
     log = state["log"]  # appending to it changes the state
     if dist.is_initialized():
         dist.barrier()  # nothing is written before all processes have looked
     if is_main:
-        board = SummaryWriter(run)
+        if not log:  # a run can be resumed from its start on
+            save_checkpoint(run / "last.pt", state, model, optimizers)
+        data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
+        board = SummaryWriter(run)  # of TensorBoard
         # Show the first images as the network sees them.
         batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
         x = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
@@ -550,12 +572,13 @@ def main(argv=None):
     if args.compile:  # CUDA graphs spare a GPU the wait for Python
         network = torch.compile(network, mode="reduce-overhead", dynamic=False)
     print(
-        f"{args.model} ({here['parameters']:,} parameters) on {here['device_name']}, "
-        f"{here['threads']} threads, {args.precision}: {args.epochs} epochs into {run}"
+        f"{args.model} ({env['parameters']:,} parameters) on {env['device_name']}, "
+        f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {run}"
     )
 
     for epoch in range(state["epoch"], args.epochs):
-        start, pixels = time.perf_counter(), epoch_pixels[epoch]
+        start = time.perf_counter()
+        pixels = epoch_pixels[epoch]
         sums = train_epoch(network, optimizers, train_set, epoch, pixels, args)  # S×3
         train_seconds = time.perf_counter() - start
         val_loss, val_accuracy = validate(model, val_set, pixels, args)
@@ -573,7 +596,7 @@ def main(argv=None):
             "epoch": epoch + 1,
             "step": (epoch + 1) * len(sums),
             "pixels": pixels,
-            "learning_rate": optimizers[-1].param_groups[0]["lr"],
+            "learning_rate": optimizers[-1].param_groups[0]["lr"],  # of the last step
             "train_loss": train_loss,
             "train_accuracy": correct / count,
             "val_loss": val_loss,
@@ -581,15 +604,15 @@ def main(argv=None):
             "seconds": time.perf_counter() - start,
             "images_per_second": count / train_seconds,
         }
-        # Accuracies at different resolutions do not compare, so each resolution starts afresh.
+        # Accuracies at different resolutions do not compare: the first epoch of each is the best.
         earlier = [old["val_accuracy"] for old in log if old["pixels"] == pixels]
         is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
         log.append(row)
-        steps = step_rows(sums, epoch)
-        state["steps"] += steps
-        state |= {"epoch": epoch + 1, "preprocessing": data.preprocessing(pixels)}
+        new_steps = step_rows(sums, epoch)
+        state["steps"] += new_steps
+        state |= {"epoch": epoch + 1, "preprocessing": data.preprocess_options(pixels)}
         if is_main:
-            save_epoch(run, board, steps, state, model, optimizers, is_best)
+            save_epoch(run, board, new_steps, state, model, optimizers, is_best)
         text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
         text += f"accuracy {100 * correct / count:.2f} %; {row['seconds']:.1f} s"
         if len(val_set[0]):

@@ -235,7 +235,8 @@ def main():
     done = read_done(out)
     seeds = {name: args.seeds or SEEDS.get(name, 3) for name in CHANGES if args.only in name}
     jobs = [(name, seed) for name in seeds for seed in range(seeds[name])]
-    jobs = sorted(set(jobs) - done, key=lambda job: job[1])  # the first seed of all changes first
+    jobs = [job for job in jobs if job not in done]
+    jobs.sort(key=lambda job: job[1])  # the first seed of all changes first
     print(f"{len(done)} runs are in {out}, {len(jobs)} are to be done", flush=True)
     if args.list:
         for change, seed in jobs:

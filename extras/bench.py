@@ -53,8 +53,7 @@ def plain_batches(data_dir, workers):
             transforms.Normalize(data.MEAN, data.STD),
         ]
     )
-    # download=True unpacks the .gz files, which data.py can read as they are.
-    dataset = datasets.FashionMNIST(data_dir, train=True, transform=transform, download=True)
+    dataset = datasets.FashionMNIST(data_dir, train=True, transform=transform)
     loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=workers)
     return itertools.chain.from_iterable(itertools.repeat(loader))
 

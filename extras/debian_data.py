@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from torchvision.datasets import FashionMNIST
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
@@ -47,8 +49,10 @@ def main():
     target = Path(args.data_dir) / "FashionMNIST/raw"  # where torchvision looks
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        for path in download_package(Path(folder).resolve()).glob("*-ubyte.gz"):
-            data.write_file(target / path.stem, gzip.decompress(path.read_bytes()))
+        source = download_package(Path(folder).resolve())
+        for name, _ in FashionMNIST.resources:
+            content = gzip.decompress((source / name).read_bytes())
+            data.write_file(target / name.removesuffix(".gz"), content)
     for train in (True, False):
         data.load(args.data_dir, train)
     print(f"FashionMNIST is complete and verified in {args.data_dir}")

@@ -143,7 +143,7 @@ def main():
     add("--data-dir", default="data", help="folder of the data set")
     args = parser.parse_args()
 
-    model, checkpoint = evaluate.load_checkpoint(args.ckpt)
+    model, checkpoint = evaluate.load_model(args.ckpt)
     preprocessing, folder = checkpoint["preprocessing"], open_folder(args.out)
     if checkpoint["config"].get("train_on") == "all":
         print("label errors are left out: the network was trained on the validation images, too")

@@ -238,17 +238,17 @@ def main():
     add("--data-dir", default="data", help="folder of the data set")
     args = parser.parse_args()
 
+    out = Path(args.out or Path(args.ckpt).with_suffix(".onnx"))
+    if out.resolve() == Path(args.ckpt).resolve():
+        raise data.UserError(f"--out {out} is the checkpoint: choose another name")
     evaluate.use_device("cpu", args.threads)
     threads = torch.get_num_threads()
-    model, checkpoint = evaluate.load_checkpoint(args.ckpt)
+    model, checkpoint = evaluate.load_model(args.ckpt)
     preprocessing = checkpoint["preprocessing"]
     deployed = Deployed(model, preprocessing).eval()
     images, labels = data.load(args.data_dir, train=False)
     reference = evaluate.predict(model, images, preprocessing).softmax(1)
     print(f"PyTorch: accuracy {100 * accuracy(reference, labels):.2f} %")
-    out = Path(args.out or Path(args.ckpt).with_suffix(".onnx"))
-    if out.suffix != ".onnx":  # such as the checkpoint itself
-        raise data.UserError(f"--out {out}: its name must end in .onnx")
     out.parent.mkdir(parents=True, exist_ok=True)
     if args.table and not Path(args.table).absolute().parent.is_dir():
         raise data.UserError(f"--table: there is no folder {Path(args.table).parent}")

@@ -249,7 +249,7 @@ def main(argv=None):
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     files = list_files(args.photographs)
     check_out(args.out)
-    model, checkpoint = evaluate.load_checkpoint(args.ckpt)
+    model, checkpoint = evaluate.load_model(args.ckpt)
     cells, skipped = [], 0
     for path in files:
         try:

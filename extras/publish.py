@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
 import evaluate
+from train import folder_name
 
 FILES = ("config.json", "log.csv", "steps.csv", "evaluation.json", "predictions.csv")
 KEYS = ("config", "epoch", "preprocessing", "model")  # of a checkpoint; the logs are in FILES
@@ -52,7 +53,7 @@ def measure_accuracy(content, data_dir):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rounded.pt"
         path.write_bytes(content)
-        model, checkpoint = evaluate.load_checkpoint(path)
+        model, checkpoint = evaluate.load_model(path)
     images, labels = data.load(data_dir, train=False)
     logits = evaluate.predict(model.to(evaluate.use_device()), images, checkpoint["preprocessing"])
     return (logits.argmax(1) == labels).double().mean().item()
@@ -74,7 +75,7 @@ def main():
     )
     add = parser.add_argument
     add("--run", required=True, help="folder of a run that was tested")
-    add("--name", help="name to publish it under (default: the folder's name)")
+    add("--name", type=folder_name, help="name to publish it under (default: the folder's name)")
     add("--weights", action="store_true", help="publish the weights, too")
     add("--data-dir", default="data", help="folder of the data set")
     add("--out", default=".", help="folder that holds results and pretrained")
@@ -86,7 +87,7 @@ def main():
     if missing:
         raise data.UserError(f"{run} has no {missing[0]}: train and evaluate first")
     if args.weights:
-        _, checkpoint = evaluate.load_checkpoint(run / "best.pt")
+        _, checkpoint = evaluate.load_model(run / "best.pt")
         if json.loads((run / "evaluation.json").read_bytes())["epoch"] != checkpoint["epoch"]:
             raise data.UserError(f"{run}: evaluation.json is not of best.pt: evaluate it again")
     results = out / "results" / name

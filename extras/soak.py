@@ -85,8 +85,8 @@ def start_and_kill(run, moment, args):
 def try_once(number, runs, unkilled, args):
     """Kill and resume one training; return where it was killed and what is wrong afterwards."""
     run, generator = runs / f"trial-{number}", random.Random(number)
-    if number % 2:  # four or five files are written in each epoch
-        moment = generator.randrange(4 * args.epochs)
+    if number % 2:  # two files are written at the start, and three or four in each epoch
+        moment = generator.randrange(2 + 3 * args.epochs)
     else:
         moment = generator.uniform(0, unkilled["seconds"])
     place = start_and_kill(run, moment, args)

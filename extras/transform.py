@@ -37,9 +37,13 @@ def main():
         groups = crop_and_flip(images, offsets, flips, padding)[:, None].split(GROUP)
         return torch.cat([transform(group) for group in groups])[:, 0]
 
-    data.crop_and_flip = crop_flip_and_transform
+    def parse_args(argv):  # for config.json
+        return argparse.Namespace(**vars(train_args(argv)), transform=args.transform)
+
+    data.crop_and_flip, train_args = crop_flip_and_transform, train.parse_args
+    train.parse_args = parse_args
     train.main(others)
 
 
 if __name__ == "__main__":
-    data.run_script(main)
+    data.run_script(main, stopped="stopped; the same command with --resume continues the run")

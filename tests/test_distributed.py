@@ -88,7 +88,7 @@ def test_batch_norm_takes_each_process_its_own_share(tmp_path):
         losses.append(torch.nn.functional.cross_entropy(model(x), labels[mine]).item())
     assert read_steps(tmp_path / "net")[0] == pytest.approx(sum(losses) / 2, abs=1e-5)
     # The logged validation is that of the saved network, with the statistics of process 0.
-    saved, checkpoint = evaluate.load_checkpoint(tmp_path / "net" / "best.pt")
+    saved, checkpoint = evaluate.load_model(tmp_path / "net" / "best.pt")
     _, index = data.split_indices()
     logits = evaluate.predict(saved, images[index], checkpoint["preprocessing"])
     loss = torch.nn.functional.cross_entropy(logits, labels[index]).item()
@@ -125,7 +125,7 @@ def test_killed_process_ends_the_job_or_restarts_it(tmp_path):
             running.remove(job)
     for restarts, process, last in jobs:
         _, err = process.communicate(timeout=120)
-        epochs = evaluate.load_checkpoint(last)[1]["epoch"]  # whole, whatever happened
+        epochs = evaluate.load_model(last)[1]["epoch"]  # whole, whatever happened
         if restarts:
             assert process.returncode == 0, err
             assert epochs == 5

@@ -119,7 +119,7 @@ def test_checkpoint_that_gives_no_true_numbers_is_refused(mlp_run, tmp_path, kin
     checkpoint["model"]["fc1.weight"] *= factor
     torch.save(checkpoint, tmp_path / "bad.pt")
     with pytest.raises(data.UserError, match=r"bad\.pt") as caught:
-        evaluate.load_checkpoint(tmp_path / "bad.pt")
+        evaluate.load_model(tmp_path / "bad.pt")
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -132,26 +132,26 @@ def test_bad_checkpoint_is_refused(mlp_run, tmp_path, kind):
     path, trap = tmp_path / "bad.pt", tmp_path / "trap"
     damage(kind, mlp_run / "best.pt", path, trap)
     with pytest.raises(data.UserError, match=r"bad\.pt") as caught:
-        evaluate.load_checkpoint(path)
+        evaluate.load_model(path)
     assert len(str(caught.value).splitlines()) == 1
     assert not trap.exists(), "code in the checkpoint was run"
 
 
 def test_truncations_and_flipped_bits_are_found(mlp_run, tmp_path):
     good = (mlp_run / "last.pt").read_bytes()
-    _, whole = evaluate.load_checkpoint(mlp_run / "last.pt")
+    _, whole = evaluate.load_model(mlp_run / "last.pt")
     path, rng = tmp_path / "bad.pt", random.Random(0)
     for _ in range(50):
         path.write_bytes(good[: rng.randrange(len(good))])
         with pytest.raises(data.UserError, match=r"bad\.pt"):
-            evaluate.load_checkpoint(path)
+            evaluate.load_model(path)
     refused = 0
     for _ in range(50):
         content = bytearray(good)
         content[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
         try:
-            _, checkpoint = evaluate.load_checkpoint(path)
+            _, checkpoint = evaluate.load_model(path)
         except data.UserError as error:
             assert "bad.pt" in str(error) and len(str(error).splitlines()) == 1
             refused += 1

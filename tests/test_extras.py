@@ -85,7 +85,7 @@ def test_publish_refuses_a_run_that_was_not_tested(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("pretrained/*.pt")), ids=lambda path: path.stem)
 def test_pretrained_weights_are_those_of_the_published_predictions(path):
-    model, checkpoint = evaluate.load_checkpoint(path)
+    model, checkpoint = evaluate.load_model(path)
     with open(ROOT / f"results/{path.stem}/predictions.csv", encoding="utf-8") as file:
         published = [int(row["predicted"]) for row in csv.DictReader(file)][:200]
     images, _ = data.load(DATA, train=False)
@@ -195,7 +195,7 @@ def test_export_of_a_network_that_ends_in_flatten_and_linear(export, tmp_path, m
 
 
 def test_export_resizes_as_in_training(export, tmp_path):
-    preprocessing = data.preprocessing(16)
+    preprocessing = data.preprocess_options(16)
     model = models.build_model("resnet18", width=8).eval()
     export.export(export.Deployed(model, preprocessing).eval(), tmp_path / "net.onnx")
     images = data.load(DATA, train=False)[0][:3]
@@ -205,10 +205,10 @@ def test_export_resizes_as_in_training(export, tmp_path):
 
 
 def test_export_never_overwrites_the_checkpoint(export, mlp_run, tmp_path):
-    path = shutil.copy(mlp_run / "best.pt", tmp_path / "net.pt")
+    path = shutil.copy(mlp_run / "best.pt", tmp_path / "net.onnx")
     before = path.read_bytes()
-    message = call("extras/export.py", "--ckpt", path, "--out", path, code=1)
-    assert "must end in .onnx" in message and path.read_bytes() == before
+    message = call("extras/export.py", "--ckpt", path, code=1)
+    assert "is the checkpoint" in message and path.read_bytes() == before
 
 
 def test_export_refuses_a_network_for_one_batch_size(export, tmp_path):
@@ -216,7 +216,7 @@ def test_export_refuses_a_network_for_one_batch_size(export, tmp_path):
         def forward(self, x):
             return self.fc(self.features(x).reshape(len(x), -1))
 
-    export.export(export.Deployed(Fixed(), data.preprocessing()).eval(), tmp_path / "net.onnx")
+    export.export(export.Deployed(Fixed(), data.preprocess_options()).eval(), tmp_path / "net.onnx")
     with pytest.raises(data.UserError, match="batches of one size"):
         export.open_session(tmp_path / "net.onnx", 1)
 
@@ -234,7 +234,7 @@ def test_suspected_labels_by_hand():
 
 def test_activation_maps_add_up_to_the_logits(real):
     model = models.build_model("resnet18", width=8).eval()
-    images, preprocessing = real[0][:20], data.preprocessing()
+    images, preprocessing = real[0][:20], data.preprocess_options()
     logits = evaluate.predict(model, images, preprocessing)
     classes = logits.argmax(1)
     features = model.features(data.preprocess(images))
@@ -248,7 +248,7 @@ def test_activation_maps_add_up_to_the_logits(real):
 
 
 def test_explain_draws_everything_at_the_resolution_of_the_training(tmp_path):
-    save_checkpoint(tmp_path / "net.pt", "resnet18", data.preprocessing(16))
+    save_checkpoint(tmp_path / "net.pt", "resnet18", data.preprocess_options(16))
     args = ("--ckpt", tmp_path / "net.pt", "--out", tmp_path, "--tsne-images", 100)
     call("extras/explain.py", *args)
     for name in ("cam.png", "features.png", "label_errors.png"):
@@ -260,13 +260,13 @@ def test_explain_says_what_it_leaves_out(tmp_path, mlp_run):
     assert "activation maps and features are left out" in printed
     assert "label errors are left out" not in printed
     assert "| Shirt |" in (tmp_path / "label_errors.md").read_text(encoding="utf-8")
-    save_checkpoint(tmp_path / "all.pt", "mlp", data.preprocessing(), train_on="all")
+    save_checkpoint(tmp_path / "all.pt", "mlp", data.preprocess_options(), train_on="all")
     printed = call("extras/explain.py", "--ckpt", tmp_path / "all.pt", "--out", tmp_path)
     assert "label errors are left out" in printed
 
 
 def test_activation_maps_need_averaged_features():
-    image, preprocessing = torch.zeros(1, 28, 28, dtype=torch.uint8), data.preprocessing()
+    image, preprocessing = torch.zeros(1, 28, 28, dtype=torch.uint8), data.preprocess_options()
     ends_like_a_resnet = {"resnet18": True, "mlp": False}
     for name, expected in ends_like_a_resnet.items():
         model = models.build_model(name, width=8).eval()
