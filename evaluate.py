@@ -141,9 +141,9 @@ def read_checkpoint(path):
         raise data.UserError(f"{path} holds more than tensors and plain values") from None
     except Exception as error:  # a damaged file can make both of them raise nearly anything
         raise data.UserError(f"{path} cannot be read as a checkpoint ({error!r})") from None
-    needed = ("config", "epoch", "model", "preprocessing")
-    if not isinstance(checkpoint, dict) or not all(key in checkpoint for key in needed):
-        raise data.UserError(f"{path} is not of train.py: it lacks one of {', '.join(needed)}")
+    if not isinstance(checkpoint, dict) or not {"config", "epoch", "model"} <= checkpoint.keys():
+        raise data.UserError(f'{path} is not of train.py: it lacks "config", "epoch" or "model"')
+    checkpoint.setdefault("preprocessing", data.preprocess_options())  # of earlier versions
     return checkpoint
 
 

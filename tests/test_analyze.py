@@ -193,7 +193,7 @@ def test_the_report_has_no_other_width(tmp_path):
     copy_run(tmp_path / "narrow", "resnet18", {"width": 16, "parameters": 701178})
     analyze.tabulate_models(analyze.find_runs([tmp_path]), tmp_path)
     row = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[2]
-    assert row.startswith("| resnet18 | 701,178 | – | 95.05 % |")
+    assert row.startswith("| resnet18 | 701,178 | – | 95.14 % |")
 
 
 def test_curves_show_one_run_of_each_network_and_recipe(tmp_path):
@@ -273,13 +273,13 @@ def test_table_of_a_run_with_a_bar_in_its_name(tmp_path):
 
 
 def test_minutes_and_latency_come_with_their_processor(tmp_path):
-    copy_run(tmp_path / "a")
+    copy_run(tmp_path / "a", "mlp")
     copy_run(tmp_path / "b", "resnet18")
     copy_run(tmp_path / "c", "resnet34", {"device": "cuda", "device_name": "a GPU"})
     analyze.tabulate_models(analyze.find_runs([tmp_path]), tmp_path)
     notes = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[-5:]
     assert notes == [
-        "Minutes of mlp, resnet18: AMD EPYC, 2 threads, bfloat16.",
+        "Minutes of mlp, resnet18: AMD EPYC (family 25, model 17), 2 threads, bfloat16.",
         "",
         "Minutes of resnet34: a GPU, bfloat16.",
         "",
