@@ -287,8 +287,7 @@ def orthogonalize(x, steps):
         p = a * identity + b * gram + c * gram @ gram
         gram = p @ gram @ p
         product = p @ product
-    normalised = x / squared_norm.sqrt()
-    return product @ normalised
+    return (product / squared_norm.sqrt()) @ x
 
 
 # ---- Several processes, for torchrun only: skip this at first
