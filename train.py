@@ -523,7 +523,8 @@ def check_pixels(model, args):
         try:
             evaluate.predict(model, black, data.preprocess_options(size))
         except RuntimeError as error:
-            raise data.UserError(f"{args.model} cannot take --pixels {size}: {error}") from None
+            reason = str(error).splitlines()[0]
+            raise data.UserError(f"{args.model} cannot take --pixels {size}: {reason}") from None
 
 
 def load_sets(args, device):

@@ -94,14 +94,14 @@ def run(change, seed, args):
 
 
 def read_done(path):
-    """Return (change, seed) of the runs that an ablation.csv has; none if there is no file."""
+    """Return (change, seed) of the rows of an ablation.csv, as text; none if there is no file."""
     if not path.exists():
         return set()
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:  # and Excel's BOM
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != HEADER:
             raise data.UserError(f"{path}: its first row is not {','.join(HEADER)}")
-        return {(row["change"], int(row["seed"])) for row in reader if row["study"] == STUDY}
+        return {(row["change"], row["seed"]) for row in reader if row["study"] == STUDY}
 
 
 def half_interval(groups, group):
@@ -235,7 +235,7 @@ def main():
     done = read_done(out)
     seeds = {name: args.seeds or SEEDS.get(name, 3) for name in CHANGES if args.only in name}
     jobs = [(name, seed) for name in seeds for seed in range(seeds[name])]
-    jobs = [job for job in jobs if job not in done]
+    jobs = [(name, seed) for name, seed in jobs if (name, str(seed)) not in done]
     jobs.sort(key=lambda job: job[1])  # the first seed of all changes first
     print(f"{len(done)} runs are in {out}, {len(jobs)} are to be done", flush=True)
     if args.list:

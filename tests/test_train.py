@@ -228,7 +228,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
 def test_stopped_in_the_first_epoch_can_be_continued(tmp_path):
     options = (*PLAIN, "--no-test", "--runs", tmp_path)
     process = start("train.py", *options)
-    while process.poll() is None and not list(tmp_path.glob("mlp/events.out.tfevents.*")):
+    while process.poll() is None and not (tmp_path / "mlp" / "last.pt").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -308,7 +308,7 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
 def test_two_trainings_in_one_folder_are_refused(tmp_path):
     options = ("--model", "mlp", "--epochs", 400, "--runs", tmp_path)
     process = start("train.py", *options)
-    while process.poll() is None and not (tmp_path / "mlp" / "lock").exists():
+    while process.poll() is None and not (tmp_path / "mlp" / "last.pt").exists():
         time.sleep(0.01)
     try:
         message = call("train.py", *options, "--resume", code=1)
