@@ -1,6 +1,6 @@
 """Classify photographs: print the three most likely classes of each, and draw them on a sheet.
 
-    python extras/predict.py --ckpt pretrained/resnet18-200epochs.pt shirt.jpg folder/
+    python extras/predict.py --ckpt pretrained/resnet18-200epochs-all.pt shirt.jpg folder/
 
 A photograph should show one article, in front of a plain background or cut out (a PNG with
 transparency). It is turned into an image like those of the data set, by the steps of the data

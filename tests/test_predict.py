@@ -152,7 +152,7 @@ def test_article_that_touches_the_border():
 
 
 def test_enlarged_test_images_keep_their_answer(tmp_path):
-    model, checkpoint = evaluate.load_model(ROOT / "pretrained" / "resnet18-200epochs.pt")
+    model, checkpoint = evaluate.load_model(ROOT / "pretrained" / "resnet18-200epochs-all.pt")
     images, _ = data.load(DATA, train=False)
     images = images[:200]
     before = evaluate.predict(model, images, checkpoint["preprocessing"]).argmax(1)
