@@ -290,14 +290,14 @@ def plot_accuracy(runs, folder):
 
 def points_over_minutes(runs):
     """Choose up to ten recipes: the user's own, and the best of those that ran on the processor
-    that most of them ran on, because times compare within one processor only.
+    that most runs ran on, because times compare within one processor only.
 
     Returns:
         A list of (minutes, test accuracy in percent, first run): the means of the seeds.
     """
     tested = [run for run in runs if run.evaluation]
     recipes = [run for run in tested if run is find_seeds(run, tested)[0]]  # the first seed of each
-    places = [run.place for run in recipes]
+    places = [run.place for run in tested]
     usual = max(places, key=places.count)
     points = []
     for run in recipes:
