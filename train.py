@@ -573,7 +573,8 @@ def main(argv=None):
         network = torch.compile(network, mode="reduce-overhead", dynamic=False)
     print(
         f"{args.model} ({env['parameters']:,} parameters) on {env['device_name']}, "
-        f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {run}"
+        f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {run}",
+        flush=True,
     )
 
     for epoch in range(state["epoch"], args.epochs):
