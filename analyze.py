@@ -27,7 +27,7 @@ from models import MODELS
 
 RESULTS = Path(__file__).resolve().parent / "results"  # folder of the published runs
 REPORT_ACCURACY = {"mlp": 0.851, "resnet18": 0.950, "resnet34": 0.949}  # on the test images
-# Class i has colour i in every figure; neighbours differ in lightness, too, for greyscale print.
+# Class i has colour i in every figure; neighbours also differ in lightness, for greyscale print.
 COLOURS = (
     "#1f4e9c", "#f2b134", "#2e8b57", "#e58fb1", "#7a4fa3",
     "#9fd3e8", "#c0392b", "#a9c25d", "#5c4033", "#f08a4b",
@@ -74,11 +74,11 @@ def read_run(folder):
         own=folder.resolve().parent != RESULTS,  # the user's own run, not a published one
         config=config,
         settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},  # see find_seeds
-        place=describe_place(config),  # the processor, see there
+        machine=describe_machine(config),  # the processor, see there
         colour=NETWORK_COLOURS.get(config["model"], "grey"),
         log=log,  # one row per epoch
         minutes=log["seconds"].sum() / 60,  # with the validation
-        # 0 if the validation images were trained on, too.
+        # 0 if the run was also trained on the validation images.
         best_validation=np.nan_to_num(at_last_resolution).max(),
         steps=read_csv(folder / "steps.csv", step=int, train_loss=float),
         evaluation=evaluation,
@@ -89,8 +89,8 @@ def read_run(folder):
     )  # fmt: skip
 
 
-def describe_place(config):
-    """Where a run ran and in which precision: times compare where all of it is the same."""
+def describe_machine(config):
+    """Where a run ran and in which precision: times are comparable where all of it is the same."""
     # What a GPU does in a second hardly depends on the CPU's threads.
     threads = f"{config['threads']} threads, " if config.get("device", "cpu") == "cpu" else ""
     return f"{config['device_name']}, {threads}{config['precision']}"
@@ -114,7 +114,7 @@ def find_runs(folders):
 
 
 def find_seeds(run, runs):
-    """Return a run and those that differ from it in the seed, and in versions at most."""
+    """Return this run and those with the same settings but another seed."""
     return [r for r in runs if r is run or (r.settings == run.settings and r.seed != run.seed)]
 
 
@@ -129,7 +129,7 @@ def pick_runs(runs, report):
         return bool(run.evaluation), run.own, run.name == run.model, run.best_validation
 
     chosen = sorted((run for run in runs if (run.recipe == "report") == report), key=preference)
-    picked = {run.model: run for run in chosen}  # of each network the last one
+    picked = {run.model: run for run in chosen}  # later ones overwrite: the most preferred remains
     return [run for run in runs if run is picked.get(run.model)]
 
 
@@ -250,7 +250,7 @@ def plot_augmentation(images, folder):
 def plot_loss(runs, folder):
     """Figure 5: training loss by step.
 
-    Losses with different label smoothing do not compare, so each amount of it has its own panel.
+    Losses with different label smoothing are not comparable: each amount of it has its own panel.
     """
     amounts = sorted({run.label_smoothing for run in runs})
     figure, axes = plt.subplots(1, len(amounts), figsize=(1 + 5 * len(amounts), 4.8), sharex=True,
@@ -278,7 +278,7 @@ def plot_accuracy(runs, folder):
     for axis, column in zip(axes, ("train_accuracy", "val_accuracy"), strict=True):
         for run in runs:
             axis.plot(run.log["epoch"], 100 * run.log[column], **line_style(run))
-        axis.set(xlabel="epoch", xscale="log")  # 16 epochs beside 400
+        axis.set(xlabel="epoch", xscale="log")  # 15 epochs beside 133
         set_log_ticks(axis.xaxis, (1, 2, 5))
         axis.grid(alpha=0.3)
     lowest = min(100 * run.best_validation or 100 for run in runs)  # 0: there was no validation
@@ -290,19 +290,18 @@ def plot_accuracy(runs, folder):
 
 def points_over_minutes(runs):
     """Choose up to ten recipes: the user's own, and the best of those that ran on the processor
-    that most runs ran on, because times compare within one processor only.
+    that most runs ran on, because only their times are comparable.
 
     Returns:
         A list of (minutes, test accuracy in percent, first run): the means of the seeds.
     """
     tested = [run for run in runs if run.evaluation]
-    recipes = [run for run in tested if run is find_seeds(run, tested)[0]]  # the first seed of each
-    places = [run.place for run in tested]
-    usual = max(places, key=places.count)
+    machines = [run.machine for run in tested]
+    usual = max(machines, key=machines.count)
     points = []
-    for run in recipes:
-        if run.own or run.place == usual:
-            seeds = find_seeds(run, tested)
+    for run in tested:
+        seeds = find_seeds(run, tested)
+        if run is seeds[0] and (run.own or run.machine == usual):  # each recipe once
             minutes = np.mean([r.minutes for r in seeds])
             points.append((minutes, 100 * np.mean([r.accuracy for r in seeds]), run))
     return sorted(points, key=lambda point: (point[2].own, point[1]))[-10:]
@@ -310,13 +309,13 @@ def points_over_minutes(runs):
 
 def plot_accuracy_over_minutes(points, folder):
     """Test accuracy over training time, with a marker for each processor."""
-    places = dict.fromkeys(run.place for _, _, run in points)
-    markers = dict(zip(places, "oDs^vPX<>d", strict=False))
+    machines = dict.fromkeys(run.machine for _, _, run in points)
+    markers = dict(zip(machines, "oDs^vPX<>d", strict=False))
     figure, axis = plt.subplots(figsize=(8, 5.5), layout="constrained")
-    for place, marker in markers.items():
-        axis.plot([], [], marker, color="grey", label=place)  # for the legend
+    for machine, marker in markers.items():
+        axis.plot([], [], marker, color="grey", label=machine)  # for the legend
     for minutes, accuracy, run in points:
-        axis.plot(minutes, accuracy, markers[run.place], ms=7, color=run.colour)
+        axis.plot(minutes, accuracy, markers[run.machine], ms=7, color=run.colour)
         axis.annotate(run.name, (minutes, accuracy), (0, 8), textcoords="offset points",
                       ha="center", fontsize=9, bbox={"fc": "w", "ec": "w", "pad": 0})  # fmt: skip
     colours = {run.model: run.colour for _, _, run in points}
@@ -332,17 +331,13 @@ def plot_accuracy_over_minutes(points, folder):
     save(figure, folder, "accuracy_over_minutes.png")
 
 
-# ---- Figures 7 and 8 and more: the errors
-
-
-def count_confusion(predictions):
-    """Confusion matrix 10×10 of a predictions.csv; rows are the true classes."""
-    return confusion_matrix(predictions["true"], predictions["predicted"], labels=range(10))
+# ---- Errors: figures 7, 8 and others
 
 
 def plot_errors(run, folder):
     """Figure 7: the errors of each true class, stacked by the class predicted instead."""
-    errors = count_confusion(run.predictions) * (1 - np.eye(10, dtype=int))
+    confusion = confusion_matrix(run.predictions["true"], run.predictions["predicted"])
+    errors = confusion * (1 - np.eye(10, dtype=int))
     total = errors.sum(1)
     figure, axis = plt.subplots(figsize=(10, 5))
     for j, colour in enumerate(COLOURS):
@@ -378,13 +373,13 @@ def plot_wrong(run, images, wrong, folder, name):
 
 def plot_confusion(run, folder):
     """Confusion matrix of the test images, shaded by the square root of the count."""
-    confusion = count_confusion(run.predictions)
+    true, predicted = run.predictions["true"], run.predictions["predicted"]
     figure, axis = plt.subplots(figsize=(8, 7))
-    shades = {"norm": mpl.colors.PowerNorm(0.5)}
-    ConfusionMatrixDisplay(confusion, display_labels=SHORT).plot(
-        ax=axis, cmap="Blues", colorbar=False, xticks_rotation=45, im_kw=shades
-    )
-    accuracy = 100 * confusion.trace() / confusion.sum()
+    ConfusionMatrixDisplay.from_predictions(
+        true, predicted, display_labels=SHORT, ax=axis, cmap="Blues", colorbar=False,
+        xticks_rotation=45, im_kw={"norm": mpl.colors.PowerNorm(0.5)},
+    )  # fmt: skip
+    accuracy = 100 * np.mean(true == predicted)
     axis.set(xlabel="predicted class", ylabel="true class")
     axis.set_title(f"{run.name}: confusion on the test set, accuracy {accuracy:.2f} %")
     save(figure, folder, "confusion.png")
@@ -440,7 +435,7 @@ def tabulate_models(runs, folder):
     """One row per network: the report's accuracy, and ours as the mean of the seeds."""
     # A run of the report's recipe stands here only where there is no other.
     picked = {run.model: run for run in pick_runs(runs, True) + pick_runs(runs, False)}
-    rows, places = [], {}
+    rows, machines = [], {}
     for model, run in picked.items():
         group = find_seeds(run, runs)
         tested = [r for r in group if r.evaluation]
@@ -463,8 +458,8 @@ def tabulate_models(runs, folder):
             "latency, batch 1": latency,
         }
         rows.append(row)
-        places.setdefault(run.place, []).append(model)
-    notes = [f"Minutes of {', '.join(models)}: {place}." for place, models in places.items()]
+        machines.setdefault(run.machine, []).append(model)
+    notes = [f"Minutes of {', '.join(models)}: {machine}." for machine, models in machines.items()]
     notes.append("Latency: on the same processor as the minutes, in float32.")
     write_table(rows, folder, "models", notes)
 

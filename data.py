@@ -28,13 +28,12 @@ MEAN, STD = 0.5, 0.5
 
 
 class UserError(ValueError):
-    """A mistake of the user: an option, a file or a folder. The scripts print it as one line."""
+    """An error in the user's input: an option, a file, a folder. Scripts print it as one line."""
 
 
 # ---- From files to a batch
 
-# MD5 of the images and labels, as bytes, by whether they are for training: torchvision verifies
-# only what it downloads.
+# MD5 of the images and labels as bytes, by ``train``. torchvision verifies only what it downloads.
 MD5 = {True: "819d6ae9214abbc30bd601cb4ad304c0", False: "2bdc83e1b78e813df8547ccd14b70d8f"}
 
 
@@ -54,7 +53,7 @@ def load(data_dir, train):
         digest.update(dataset.targets.byte().numpy())
         if digest.hexdigest() != MD5[train]:
             raise ValueError("wrong MD5")
-    except Exception as error:  # without a connection, or of a damaged file, it may raise anything
+    except Exception as error:  # without a connection or with a damaged file, nearly anything
         folder = Path(data_dir) / "FashionMNIST/raw"
         reason = (str(error).strip() or repr(error)).splitlines()[-1]
         raise UserError(
@@ -82,11 +81,7 @@ def crop_and_flip(images, offsets, flips, padding):
     """Pad each image with zeros, crop 28×28 pixels at its offset, flip it where ``flips`` is true.
 
     The same as torchvision's RandomCrop(28, padding) and RandomHorizontalFlip(), for a batch at
-    once. Instead of moving images, it looks up for each output pixel which row and which column
-    of the padded image it comes from. An example with padding 1 and the offset (2, 0): output row
-    0 is row 2 of the padded image, which is row 1 of the original; output column 0 is column 0 of
-    the padded image, which is black. So the image moves up by one and right by one. With a flip
-    the columns are looked up from right to left: 27, 26, … 0.
+    once.
 
     Args:
         images: uint8 tensor B×28×28.
@@ -98,13 +93,12 @@ def crop_and_flip(images, offsets, flips, padding):
     Returns:
         uint8 tensor B×28×28.
     """
-    pixel = torch.arange(28, device=images.device)
-    rows = offsets[:, 0, None] + pixel  # B×28: for each output row its row in the padded image
-    columns = offsets[:, 1, None] + torch.where(flips[:, None], 27 - pixel, pixel)  # B×28
     padded = F.pad(images, [padding] * 4)  # B×(28+2p)×(28+2p)
+    # All crops of all images, as a view without copies: B×(2p+1)×(2p+1)×28×28. Take one of each.
+    crops = padded.unfold(1, 28, 1).unfold(2, 28, 1)
     batch = torch.arange(len(images), device=images.device)
-    # The three index tensors B×1×1, B×28×1 and B×1×28 broadcast to B×28×28.
-    return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+    cropped = crops[batch, offsets[:, 0], offsets[:, 1]]
+    return torch.where(flips[:, None, None], cropped.flip(2), cropped)
 
 
 def preprocess(images, pixels=28, mean=MEAN, std=STD):
@@ -123,7 +117,8 @@ def preprocess(images, pixels=28, mean=MEAN, std=STD):
 
 
 def preprocess_options(pixels=28):
-    """Return the arguments of ``preprocess`` as a dictionary, which checkpoints contain."""
+    """Return the arguments of ``preprocess`` as a dictionary. Checkpoints contain it: evaluation
+    preprocesses images as training did."""
     return {"pixels": pixels, "mean": MEAN, "std": STD}
 
 
@@ -165,7 +160,7 @@ def number(kind, low, high):
     def parse(text):
         value = kind(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not from {low} to {high}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not between {low} and {high}")
         return value
 
     parse.__name__ = kind.__name__  # for argparse's message: invalid int value: 'x'

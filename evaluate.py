@@ -23,14 +23,13 @@ from models import build_model, count_parameters
 
 @torch.no_grad()
 def predict(model, images, preprocessing):
-    """Return the logits of images, in evaluation mode and without augmentation.
+    """Return the logits of images, in evaluation mode and without augmentation. It computes in
+    float32, or in bfloat16 where the caller has switched autocast on.
 
     Args:
         model: network on any device; it is put into evaluation mode.
         images: uint8 tensor N×28×28.
         preprocessing: the arguments of ``data.preprocess`` that the network was trained with.
-
-    It computes in float32, or in bfloat16 where the caller has switched autocast on.
 
     Returns:
         float32 tensor N×10 on the CPU.
@@ -82,6 +81,7 @@ def measure_latency(model, images, preprocessing):
     device, threads = next(model.parameters()).device, torch.get_num_threads()
 
     def measure(batch):
+        # Timer runs a statement, with these as its variables.
         names = {"model": model, "preprocess": data.preprocess, "x": batch, "p": preprocessing}
         timer = Timer("model(preprocess(x, **p))", globals=names, num_threads=threads)
         return timer.blocked_autorange(min_run_time=0.5).times  # seconds
@@ -97,108 +97,6 @@ def measure_latency(model, images, preprocessing):
         "device_name": describe_device(device),
         "threads": threads,
     }
-
-
-def load_model(path):
-    """Rebuild the network of a checkpoint.
-
-    Returns:
-        model: the network with its weights, on the CPU and in evaluation mode.
-        checkpoint: the dictionary that was saved. "config" has the training options, "epoch" the
-            number of finished epochs, "preprocessing" the arguments of ``data.preprocess``.
-
-    Raises:
-        UserError: as ``read_checkpoint``, or the network cannot be rebuilt from it.
-    """
-    checkpoint = read_checkpoint(path)
-    config = checkpoint["config"]
-    try:
-        model = build_model(config["model"], config["width"], config["dropout"])
-        model.load_state_dict(checkpoint["model"])
-        black = torch.zeros(1, 28, 28, dtype=torch.uint8)
-        if not predict(model, black, checkpoint["preprocessing"]).isfinite().all():
-            raise ValueError("its weights give numbers that are not finite")
-    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise data.UserError(
-            f"{path} does not fit models.py: {type(error).__name__}: {reason}"
-        ) from None
-    return model, checkpoint
-
-
-def read_checkpoint(path):
-    """Read a checkpoint file. Only tensors and plain values are unpickled: no code in it is run.
-
-    Raises:
-        UserError: it cannot be read, is damaged, or is not a checkpoint of train.py.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:  # PyTorch itself does not verify the CRCs
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"wrong CRC-32 in {damaged}")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # PyTorch's own message would recommend to load it unsafely
-        raise data.UserError(f"{path} holds more than tensors and plain values") from None
-    except Exception as error:  # a damaged file can make both of them raise nearly anything
-        raise data.UserError(f"{path} cannot be read as a checkpoint ({error!r})") from None
-    if not isinstance(checkpoint, dict) or not {"config", "epoch", "model"} <= checkpoint.keys():
-        raise data.UserError(f'{path} is not of train.py: it lacks "config", "epoch" or "model"')
-    checkpoint.setdefault("preprocessing", data.preprocess_options())  # of earlier versions
-    return checkpoint
-
-
-def use_device(name="auto", threads=0):
-    """Return the device of that name, and set what holds for the whole process: the number of CPU
-    threads, and that float32 is not rounded to TF32. "auto" prefers an accelerator to the CPU.
-
-    Args:
-        name: "auto", "cpu", "cuda", "cuda:1", "mps" …
-        threads: CPU threads; 0 for PyTorch's choice.
-
-    Raises:
-        UserError: there is no such device on this machine.
-    """
-    # By default NVIDIA GPUs round the operands of float32 convolutions to TF32, which has 10 bits.
-    torch.backends.cudnn.allow_tf32 = False
-    if threads:
-        torch.set_num_threads(threads)
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).tolist()
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise data.UserError(f"device {name!r} cannot be used here: {reason}") from None
-    return device
-
-
-def describe_device(device):
-    """Return the name of the processor: "NVIDIA H100", "AMD EPYC (family 26, model 2)".
-
-    Virtual machines give processors of very different speed one name; family and model differ.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpu = {}
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            cpu[key.strip()] = value.strip()
-    if "model name" in cpu:
-        family, model = cpu.get("cpu family", "?"), cpu.get("model", "?")
-        return f"{cpu['model name']} (family {family}, model {model})"
-    return platform.processor() or platform.machine()
-
-
-def has_native_bfloat16(device):
-    """Return whether the device multiplies bfloat16 matrices in hardware, not by emulation."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":  # a PyTorch without get_capabilities cannot tell
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return False
 
 
 def evaluate(path, split, device, data_dir):
@@ -219,7 +117,7 @@ def evaluate(path, split, device, data_dir):
     index = torch.arange(len(images))  # of each image in its file
     if split == "val":
         if checkpoint["config"].get("train_on") == "all":
-            raise data.UserError(f"{path} was trained on the validation images, too")
+            raise data.UserError(f"{path} was also trained on the validation images")
         _, index = data.split_indices()
         images, labels = images[index], labels[index]
 
@@ -288,6 +186,110 @@ def main():
     add("--data-dir", default="data", help="folder of the data set")
     args = parser.parse_args()
     evaluate(args.ckpt, args.split, use_device(args.device, args.threads), args.data_dir)
+
+
+# ---- Checkpoints and devices: this can wait for a second reading
+
+
+def load_model(path):
+    """Rebuild the network of a checkpoint.
+
+    Returns:
+        model: the network with its weights, on the CPU and in evaluation mode.
+        checkpoint: the dictionary that was saved. "config" has the training options, "epoch" the
+            number of finished epochs, "preprocessing" the arguments of ``data.preprocess``.
+
+    Raises:
+        UserError: as ``read_checkpoint``, or the network cannot be rebuilt from it.
+    """
+    checkpoint = read_checkpoint(path)
+    config = checkpoint["config"]
+    try:
+        model = build_model(config["model"], config["width"], config["dropout"])
+        model.load_state_dict(checkpoint["model"])
+        black = torch.zeros(1, 28, 28, dtype=torch.uint8)
+        if not predict(model, black, checkpoint["preprocessing"]).isfinite().all():
+            raise ValueError("its weights give numbers that are not finite")
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise data.UserError(
+            f"{path} does not fit models.py: {type(error).__name__}: {reason}"
+        ) from None
+    return model, checkpoint
+
+
+def read_checkpoint(path):
+    """Read a checkpoint file. Only tensors and plain values are unpickled: no code in it is run.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or is not a checkpoint of train.py.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch itself does not verify the CRCs
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong CRC-32 in {damaged}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # PyTorch's own message would recommend to load it unsafely
+        raise data.UserError(f"{path} holds more than tensors and plain values") from None
+    except Exception as error:  # a damaged file can make both of them raise nearly anything
+        raise data.UserError(f"{path} cannot be read as a checkpoint ({error!r})") from None
+    if not isinstance(checkpoint, dict) or not {"config", "epoch", "model"} <= checkpoint.keys():
+        raise data.UserError(
+            f'{path} was not written by train.py: it lacks "config", "epoch" or "model"'
+        )
+    checkpoint.setdefault("preprocessing", data.preprocess_options())  # of earlier versions
+    return checkpoint
+
+
+def use_device(name="auto", threads=0):
+    """Return the device of that name, and set what holds for the whole process: the number of CPU
+    threads, and that float32 is not rounded to TF32. "auto" prefers an accelerator to the CPU.
+
+    Args:
+        name: "auto", "cpu", "cuda", "cuda:1", "mps" …
+        threads: CPU threads; 0 for PyTorch's choice.
+
+    Raises:
+        UserError: there is no such device on this machine.
+    """
+    # By default NVIDIA GPUs round the operands of float32 convolutions to TF32, which has 10 bits.
+    torch.backends.cudnn.allow_tf32 = False
+    if threads:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise data.UserError(f"device {name!r} cannot be used here: {reason}") from None
+    return device
+
+
+def describe_device(device):
+    """Return the name of the processor: "NVIDIA H100", "AMD EPYC (family 26, model 2)".
+
+    Virtual machines give processors of very different speed one name; family and model differ.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+        return f"{cpu['model name']} (family {cpu['cpu family']}, model {cpu['model']})"
+    except (OSError, KeyError):  # not Linux, or not x86
+        return platform.processor() or platform.machine()
+
+
+def has_native_bfloat16(device):
+    """Return whether the device multiplies bfloat16 matrices in hardware, not by emulation."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":  # a PyTorch without get_capabilities cannot tell
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return False
 
 
 if __name__ == "__main__":

@@ -59,9 +59,9 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A 3×3 convolution, four stages of BasicBlocks, global average pooling, one linear layer.
 
-    The stages are ``layer1`` to ``layer4``, as in torchvision; 2 to 4 halve the resolution, and 7
-    becomes 4. The shapes in the comments are those of width 64 and 28×28 pixels; because of the
-    pooling, other resolutions work, too.
+    The stages are ``layer1`` to ``layer4``, as in torchvision; 2 to 4 halve the resolution, rounded
+    up: 28, 14, 7, 4. The shapes in the comments are those of width 64 and 28×28 pixels; because of
+    the pooling, other resolutions also work.
 
     Args:
         num_blocks: blocks in each of the four stages, (2, 2, 2, 2) for ResNet18.
@@ -99,7 +99,7 @@ class ResNet(nn.Module):
         return self.fc(self.dropout(x))  # B×10
 
 
-# Name: how to build it. Only the ResNets have a width and dropout.
+# How to build each network. Only the ResNets use width and dropout.
 MODELS = {
     "mlp": lambda width, dropout: MLP(),
     "resnet18": lambda width, dropout: ResNet((2, 2, 2, 2), width, dropout),

@@ -4,15 +4,13 @@
 
 Writes into runs/NAME: config.json (options and environment), log.csv (one row per epoch),
 steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest validation accuracy at
-the last resolution) and last.pt (everything that --resume needs).
+the resolution reached so far) and last.pt (everything that --resume needs).
 
-train_epoch(), the first function, is the loop over the batches of an epoch. main(), the last one,
-is the loop over the epochs. A first reading needs these two and what they call in the sections "One
-epoch" and "Learning rate and optimizers"; Muon, torchrun, the files and the options can wait.
+train_epoch(), the first function, is the loop over the batches of an epoch, main() the loop over
+the epochs. What follows main() can wait for a second reading: Muon, torchrun, files and options.
 """
 
 import argparse
-import contextlib
 import io
 import json
 import math
@@ -33,10 +31,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import data
-import evaluate  # for predict(), read_checkpoint(), use_device() and the test at the end
+import evaluate
 from models import MODELS, build_model, count_parameters
 
-# The learning rate and the weight decay that suit an optimizer, unless a recipe has its own.
+# The defaults of each optimizer, which a recipe may override.
 OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
@@ -54,7 +52,7 @@ REPORT_RECIPE = {
     "padding": 4,
     "flip": 0.5,
     "dropout": 0.3,
-    "pixels": "28",
+    "pixels": "28",  # a string, parsed like the argument of --pixels
 }
 MLP_RECIPE = {
     **REPORT_RECIPE,
@@ -75,7 +73,9 @@ RESNET_RECIPE = {
     "label_smoothing": 0.1,
     "padding": 1,
     "dropout": 0.0,
-    "pixels": "16,16,28",  # 16×16 for the first two thirds of the epochs, then 28×28
+    # Two thirds of the epochs at 16×16, then 28×28. An epoch at 16×16 costs a third, and since the
+    # network averages over the pixels at its end, the same weights take both.
+    "pixels": "16,16,28",
 }
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
 OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # "modern" for a network of your own: not tuned
@@ -91,7 +91,7 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
 
     Args:
         network: the model, perhaps wrapped for several processes or compiled (the same weights).
-        optimizers: list of optimizers that share the network's parameters.
+        optimizers: list of optimizers, each for a part of the parameters.
         train_set: images N×28×28 uint8 and labels N.
         epoch: number of the epoch, from 0.
         pixels: resolution of the network's input.
@@ -102,7 +102,7 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         predictions, number of images.
     """
     images, labels = train_set
-    rank, world = rank_and_world()  # 0 and 1 without torchrun
+    rank, world = rank_and_world()  # 0 and 1 without torchrun: then these two change nothing below
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
     sums = []
     network.train()
@@ -110,26 +110,27 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=rank > 0 or None)
     for i, batch in enumerate(bar):  # a batch is a tensor of indices of images
         step = epoch * len(batches) + i
-        # For dropout and mixup: a number that no other run, step and process has, so that a resumed
-        # run draws the same.
+        # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
         set_learning_rate(optimizers, args, (epoch + i / len(batches)) / args.epochs)
         mine = batch[rank::world]  # all of it, or this process's part
         x = make_inputs(images, mine, augmentation, pixels, args)  # B×1×pixels×pixels
         y = target = labels[mine]
-        if args.mixup:  # the first image with the last one … (Zhang 2018, arXiv:1710.09412)
+        # mixup (Zhang et al. 2018, arXiv:1710.09412): a weighted mean of two images, and of their
+        # labels; image i of the batch is paired with image B−1−i.
+        if args.mixup:
             weight = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
             x = weight * x + (1 - weight) * x.flip(0)
             target = weight * F.one_hot(y, 10) + (1 - weight) * F.one_hot(y.flip(0), 10)  # B×10
-        # bfloat16 has 16 bits and is faster where the hardware has it; the loss is float32.
+        # autocast computes convolutions and products in bfloat16; weights and loss are float32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = network(x).float()  # B×10
         loss = F.cross_entropy(logits, target, label_smoothing=args.label_smoothing)
-        network.zero_grad()
+        network.zero_grad()  # for all optimizers at once
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-        # These stay on the device: reading a number in each step would make a GPU wait.
+        # No .item() here: it would make the CPU wait for the GPU in every step.
         correct = (logits.argmax(1) == y).sum()
         sums.append(torch.stack([loss.detach() * len(y), correct, torch.full_like(loss, len(y))]))
     sums = torch.stack(sums)  # S×3
@@ -142,14 +143,14 @@ def draw_epoch(n, epoch, args, device):
     """Draw the order and the augmentation of an epoch, from the seed and its number alone.
 
     Returns:
-        batches: tuple of int64 index tensors. A last batch of less than a quarter is left out: so
-            few images give a noisy step.
+        batches: tuple of int64 index tensors. A last batch smaller than a quarter is dropped,
+            because its gradient would be noisy.
         augmentation: dictionary of the random numbers of all n images, for ``data.crop_and_flip``.
             Those of a new augmentation are drawn last, so that the others stay the same.
     """
     generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)
     batches = torch.randperm(n, generator=generator).to(device).split(args.batch_size)
-    if len(batches) > 1 and len(batches[-1]) < args.batch_size // 4:
+    if len(batches[-1]) < args.batch_size // 4:
         batches = batches[:-1]
     augmentation = {
         "offsets": torch.randint(0, 2 * args.padding + 1, (n, 2), generator=generator),
@@ -200,319 +201,38 @@ def set_learning_rate(optimizers, args, progress):
     """Set all learning rates to what the schedule says at ``progress``, 0 to 1."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["highest_lr"] * SCHEDULES[args.schedule](progress)
+            group["lr"] = optimizer.defaults["lr"] * SCHEDULES[args.schedule](progress)
 
 
 def build_optimizers(model, args):
     """Return a list of optimizers: one, or Muon for the hidden layers and AdamW for the rest. A new
     optimizer needs a branch here and a line in ``OPTIMIZERS``."""
-
-    def is_hidden(p):  # the first convolution has one input channel, the last layer ten outputs
-        return p.ndim > 1 and p.shape[1] > 1 and len(p) != len(data.CLASSES)
-
     parameters = list(model.parameters())
+    settings = {"lr": args.lr, "weight_decay": args.weight_decay}
+    if args.optimizer == "muon":
+        # Hidden are not biases and BatchNorm, the first layer of a ResNet (one input channel) and
+        # the last of all networks (ten outputs). An MLP's first layer counts: it is a large matrix.
+        hidden = [p for p in parameters
+                  if p.ndim > 1 and p.shape[1] > 1 and len(p) != len(data.CLASSES)]  # fmt: skip
+        rest = [p for p in parameters if all(p is not q for q in hidden)]
+        adamw = torch.optim.AdamW(rest, 2e-3, weight_decay=0.0, fused=True)
+        return [adamw, Muon(hidden, **settings)] if hidden else [adamw]
     weights = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
     groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
-    settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "adam":
-        optimizers = [torch.optim.Adam(groups, **settings, fused=True)]
-    elif args.optimizer == "adamw":
-        optimizers = [torch.optim.AdamW(groups, **settings, fused=True)]
-    elif args.optimizer == "sgd":
-        optimizers = [torch.optim.SGD(groups, **settings, momentum=0.9, nesterov=True, fused=True)]
-    elif args.optimizer == "muon":
-        hidden = [p for p in parameters if is_hidden(p)]
-        rest = [p for p in parameters if not is_hidden(p)]
-        optimizers = [torch.optim.AdamW(rest, 2e-3, weight_decay=0.0, fused=True)]
-        if hidden:
-            optimizers.append(Muon(hidden, **settings))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["highest_lr"] = group["lr"]
-    return optimizers
-
-
-# ---- Muon: skip this at first
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum with an orthogonalised update, for the weights of hidden layers.
-
-    The gradient of a matrix is usually large in a few directions (singular vectors) and tiny in the
-    others; orthogonalised, it moves the weights equally far in all of them (Jordan 2024,
-    kellerjordan.github.io/posts/muon). Arguments and steps are those of ``torch.optim.Muon``, but a
-    kernel out×in×3×3 counts as a matrix out×9·in, and the arithmetic is float32: the library's is
-    bfloat16, fifty times slower on a CPU that emulates it.
-    """
-
-    def __init__(self, params, lr, weight_decay, momentum=0.95, ns_steps=5):
-        defaults = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "momentum": momentum, "ns_steps": ns_steps})
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(weight)
-                buffer = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-                update = weight.grad.lerp(buffer, momentum).flatten(1)  # Nesterov
-                rows, columns = update.shape
-                update = orthogonalize(update, group["ns_steps"]).view_as(weight)
-                weight.mul_(1 - lr * group["weight_decay"])
-                # As in the library, a tall matrix makes a larger step.
-                weight.sub_(update, alpha=lr * max(1, rows / columns) ** 0.5)
-
-
-def orthogonalize(x, steps):
-    """Return a matrix m×n with the singular vectors of x and singular values near 1: about UVᵀ for
-    x = USVᵀ, without computing U and V.
-
-    Jordan's Newton-Schulz iteration replaces X by PX with P = aI + bG + cG² and G = XXᵀ. This
-    replaces each singular value s by as + bs³ + cs⁵, which brings it nearer to 1. Computed here in
-    half the time: the next G is (PX)(PX)ᵀ = PGP, so only the small G (m×m) is iterated, and X is
-    multiplied by the product of all P at the end.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's
-    gram = x @ x.T
-    squared_norm = gram.trace() + 1e-14
-    gram = gram / squared_norm  # of X divided by its norm, so that no singular value exceeds 1
-    product = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
-    for _ in range(steps):
-        p = a * identity + b * gram + c * gram @ gram
-        gram = p @ gram @ p
-        product = p @ product
-    return (product / squared_norm.sqrt()) @ x
-
-
-# ---- Several processes, for torchrun only: skip this at first
-
-
-def rank_and_world():
-    """Return the number of this process, from 0, and how many there are, as set by torchrun."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return int(os.environ["RANK"]) if world > 1 else 0, world
-
-
-def join_processes(device, args):
-    """Connect the processes, if torchrun has started several, and return the device of this one.
-    Only process 0 will print, and after a restart by torchrun all of them resume."""
-    rank, world = rank_and_world()
-    if world > max(1, args.batch_size // 4):  # the last batch may have only a quarter
-        raise data.UserError(f"{world} processes are too many for batches of {args.batch_size}")
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    args.resume |= restarts != "0"
-    if world > 1:
-        if device.type == "cuda":
-            device = evaluate.use_device(f"cuda:{os.environ['LOCAL_RANK']}")
-            torch.cuda.set_device(device)
-        # After a restart by torchrun, its store still has the addresses of the dead processes: in
-        # PyTorch 2.14, half of all restarts fail without a prefix of their own.
-        store = dist.PrefixStore(restarts, next(dist.rendezvous("env://"))[0])
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-    if rank > 0:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (process 0 prints)
-    return device
-
-
-# ---- The files of a run: start, resume, save
-
-# These may change when a run is resumed; environment() records the device and the threads.
-FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_dir")
-
-
-def lock_folder(run):
-    """Create the folder of a run and return a lock on it, which lasts as long as the variable.
-
-    Raises:
-        UserError: another process is training in this folder.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / "lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise data.UserError(f"{run} is being trained by another process") from None
-    return lock
-
-
-def start_or_resume(run, model, optimizers, args, env):
-    """Load weights and optimizers from last.pt, if it is there and may be resumed.
-
-    Returns:
-        What else a checkpoint contains, for ``save_checkpoint``: config (options and ``env``, which
-        is what ``environment`` returned), epoch (number of finished epochs), log and steps (rows of
-        the CSV files), preprocessing.
-
-    Raises:
-        UserError: the folder holds something that this training would overwrite or cannot resume.
-    """
-    last = run / "last.pt"
-    options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
-    if not last.exists():
-        others = {file.name for file in run.glob("*")} - {"lock", "last.pt.tmp"}
-        if others:
-            raise data.UserError(f"{run} holds {min(others)}, but no last.pt: use another --name")
-        return {"config": {**options, **env}, "epoch": 0, "log": [], "steps": [],
-                "preprocessing": data.preprocess_options(args.pixels[0])}  # fmt: skip
-    if not args.resume:
-        raise data.UserError(f"{run} holds a run: --resume continues it, --name starts another")
-    state = evaluate.read_checkpoint(last)
-    for name, value in options.items():
-        old = state["config"].get(name)
-        if value != old:
-            raise data.UserError(f"{run} was started with {name} = {old}, not {value}")
-    try:
-        model.load_state_dict(state.pop("model"))
-        for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
-            optimizer.load_state_dict(saved)
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise data.UserError(f"{last} does not fit {args.model} any more: {reason}") from None
-    state["config"].setdefault("resumed", []).append(env)
-    print(f"resuming after epoch {state['epoch']}")
-    return state
-
-
-def step_rows(sums, epoch):
-    """Return the rows of steps.csv of an epoch: the mean loss of each 25 steps."""
-    rows = []
-    for i, part in enumerate(sums.split(LOG_STEPS)):
-        step = epoch * len(sums) + i * LOG_STEPS + len(part)
-        rows.append({"step": step, "train_loss": (part[:, 0].sum() / part[:, 2].sum()).item()})
-    return rows
-
-
-def save_epoch(run, board, new_steps, state, model, optimizers, is_best):
-    """Write what an epoch has changed; ``new_steps`` are its rows of steps.csv. If the process dies
-    before the last file, last.pt, --resume repeats the epoch and writes the same again."""
-    row = state["log"][-1]
-    for name, value in row.items():
-        board.add_scalar(f"epoch/{name}", value, row["step"])
-    for step in new_steps:
-        board.add_scalar("train/loss_by_step", step["train_loss"], step["step"])
-    board.flush()
-    data.write_csv(run / "log.csv", state["log"])
-    data.write_csv(run / "steps.csv", state["steps"])
-    if is_best:
-        save_checkpoint(run / "best.pt", state, model)
-    save_checkpoint(run / "last.pt", state, model, optimizers)
-
-
-def save_checkpoint(path, state, model, optimizers=()):
-    """Write a checkpoint; with the optimizers it can be resumed."""
-    checkpoint = {**state, "model": model.state_dict()}
-    if optimizers:
-        checkpoint["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    data.write_file(path, buffer.getbuffer())
-
-
-def environment(model, device):
-    """Return what the numbers of a run depend on besides its options."""
-    command = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty"]
-    revision = None
-    with contextlib.suppress(OSError):  # without git
-        git = subprocess.run(command, capture_output=True, text=True, check=False)
-        revision = git.stdout.strip() or None  # None outside a clone
-    return {
-        "parameters": count_parameters(model),
-        "git": revision,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "device": device.type,
-        "device_name": evaluate.describe_device(device),
-        "threads": torch.get_num_threads(),
-        "processes": rank_and_world()[1],
-    }
-
-
-# ---- Options
-
-
-def resolutions(text):
-    """An argparse type: a list of rising resolutions such as 16,28."""
-    # With 8 pixels a ResNet ends in 1×1, where BatchNorm cannot normalise a batch of one image.
-    sizes = [data.number(int, 9, 64)(size) for size in text.split(",")]
-    if sizes != sorted(sizes):
-        raise argparse.ArgumentTypeError(f"{text!r} does not rise")
-    return sizes
-
-
-def folder_name(text):
-    """An argparse type: a name that suits a folder on every system."""
-    if not re.fullmatch(r"[^\W_][\w.+=-]*", text):  # a legend leaves out what begins with _
-        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits and _ . + = -")
-    return text
-
-
-def parse_args(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        epilog="The defaults shown are those of the --recipe, --model and --optimizer given.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    number = data.number
-    fraction, rate, seed = number(float, 0, 0.99999), number(float, 0, 1000), number(int, 0, 10**9)
-    add = parser.add_argument_group("recipe").add_argument
-    add("--model", choices=MODELS, default="resnet18", help="network to train")
-    add("--recipe", choices=("report", "modern"), default="modern", help="sets the defaults below")
-    add("--epochs", type=number(int, 1, 10**4), help="passes over the training images")
-    add("--batch-size", type=number(int, 1, 10**5), help="images per step")
-    add("--optimizer", choices=OPTIMIZERS, help="sgd: with Nesterov momentum 0.9; muon: Muon for "
-        "hidden layers, AdamW (0.002) for the rest")  # fmt: skip
-    add("--lr", type=rate, help="highest learning rate")
-    add("--schedule", choices=SCHEDULES, help="shape of the learning rate over the training")
-    add("--weight-decay", type=rate, help="weight decay of matrices and kernels; with muon, of "
-        "hidden layers only")  # fmt: skip
-    add("--label-smoothing", type=fraction, help="amount of label smoothing")
-    add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop; 0: none")
-    add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
-    add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images")
-    add("--dropout", type=fraction, help="dropout before the last layer of a ResNet")
-    add("--pixels", type=resolutions, help="resolutions, each for an equal part of the epochs")
-    # Below 7 channels, oneDNN 3.12 writes beyond its memory in 1×1 convolutions on AVX2 CPUs.
-    add("--width", type=number(int, 8, 4096), default=64, help="channels of a ResNet's first stage")
-    add("--train-on", choices=("split", "all"), default="split",
-        help="all: the validation images, too; best.pt is then the last epoch")  # fmt: skip
-    add = parser.add_argument_group("run").add_argument
-    add("--seed", type=seed, default=0, help="seed of all but the validation split")
-    add("--runs", default="runs", help="folder of all runs")
-    add("--name", type=folder_name, help="folder of this run in it")
-    add("--resume", action="store_true", help="continue the run of that name, if there is one")
-    add("--no-test", action="store_true", help="skip testing at the end")
-    add = parser.add_argument_group("machine").add_argument
-    add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
-    add("--threads", type=number(int, 0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
-    add("--compile", action="store_true", help="compile the network; doubles the speed of a GPU")
-    add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
-        help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
-
-    # The other defaults depend on recipe, model and optimizer, so argv is parsed twice, first for
-    # these three (without --help, which would end here). argparse converts a default that is a
-    # string, such as "16,28", like an argument.
-    first, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
-    recipe = REPORT_RECIPE if first.recipe == "report" else MODERN.get(first.model, OWN_RECIPE)
-    if first.optimizer not in (None, recipe["optimizer"]):
-        recipe = {**recipe, **OPTIMIZERS[first.optimizer]}  # its rate would not suit this one
-    parser.set_defaults(**recipe, name=first.model)
-    return parser.parse_args(argv)
+        return [torch.optim.Adam(groups, **settings, fused=True)]
+    if args.optimizer == "adamw":
+        return [torch.optim.AdamW(groups, **settings, fused=True)]
+    return [torch.optim.SGD(groups, **settings, momentum=0.9, nesterov=True, fused=True)]
 
 
 # ---- The training
 
 
 def pixels_by_epoch(sizes, epochs):
-    """Return one resolution per epoch: 16, 16, 28, 28 for the sizes 16, 28 and four epochs. Rounded
-    up, so that a single epoch has the last size."""
+    """Return the resolution of each epoch: for the sizes 16, 16, 28 and 15 epochs, ten times 16 and
+    five times 28. Rounded up, so that even a single epoch has the last size."""
     return [sizes[math.ceil((epoch + 1) * len(sizes) / epochs) - 1] for epoch in range(epochs)]
 
 
@@ -553,14 +273,20 @@ def main(argv=None):
     epoch_pixels = pixels_by_epoch(args.pixels, args.epochs)
 
     run = Path(args.runs) / args.name
-    lock = lock_folder(run) if is_main else None  # noqa: F841 (it ends with the variable)
+    if is_main:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / "lock")  # until main() ends, and its variables with it
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise data.UserError(f"{run} is being trained by another process") from None
     env = environment(model, device)
     state = start_or_resume(run, model, optimizers, args, env)
     log = state["log"]  # appending to it changes the state
     if dist.is_initialized():
-        dist.barrier()  # nothing is written before all processes have looked
+        dist.barrier()  # nothing is written before every process has checked the folder
     if is_main:
-        if not log:  # a run can be resumed from its start on
+        if not log:  # so that a run stopped in its first epoch can be resumed
             save_checkpoint(run / "last.pt", state, model, optimizers)
         data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
         board = SummaryWriter(run)  # of TensorBoard
@@ -569,7 +295,7 @@ def main(argv=None):
         x = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
         board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
-    if args.compile:  # CUDA graphs spare a GPU the wait for Python
+    if args.compile:  # CUDA graphs spare a GPU the launch of each kernel from Python
         network = torch.compile(network, mode="reduce-overhead", dynamic=False)
     print(
         f"{args.model} ({env['parameters']:,} parameters) on {env['device_name']}, "
@@ -585,11 +311,10 @@ def main(argv=None):
         val_loss, val_accuracy = validate(model, val_set, pixels, args)
         loss_sum, correct, count = sums.sum(0).tolist()
         train_loss = loss_sum / count
-        finite = all(p.isfinite().all() for p in model.parameters())
-        if not (finite and math.isfinite(train_loss)):
+        if not all(p.isfinite().all() for p in model.parameters()):  # after a loss of nan, too
             raise data.UserError(
-                f"the loss or a weight is not finite in epoch {epoch + 1}; {run / 'last.pt'} holds "
-                f"the state after epoch {epoch}; try a lower --lr in a new run"
+                f"a weight is not finite in epoch {epoch + 1}; {run / 'last.pt'} holds the state "
+                f"after epoch {epoch}; try a lower --lr in a new run"
             )
         # The training images are augmented, and their loss has label smoothing; the validation has
         # neither. With mixup, train_accuracy counts one of the two labels: expect about a half.
@@ -605,15 +330,13 @@ def main(argv=None):
             "seconds": time.perf_counter() - start,
             "images_per_second": count / train_seconds,
         }
-        # Accuracies at different resolutions do not compare: the first epoch of each is the best.
+        # Accuracies at different resolutions are not comparable: best.pt starts anew at each.
         earlier = [old["val_accuracy"] for old in log if old["pixels"] == pixels]
         is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
         log.append(row)
-        new_steps = step_rows(sums, epoch)
-        state["steps"] += new_steps
         state |= {"epoch": epoch + 1, "preprocessing": data.preprocess_options(pixels)}
         if is_main:
-            save_epoch(run, board, new_steps, state, model, optimizers, is_best)
+            save_epoch(run, board, sums, state, model, optimizers, is_best)
         text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
         text += f"accuracy {100 * correct / count:.2f} %; {row['seconds']:.1f} s"
         if len(val_set[0]):
@@ -624,6 +347,259 @@ def main(argv=None):
         dist.destroy_process_group()
     if is_main and not args.no_test:
         evaluate.evaluate(run / "best.pt", "test", device, args.data_dir)
+
+
+# What follows can wait for a second reading.
+
+# ---- Muon
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum with an orthogonalised update, for the weights of hidden layers.
+
+    The gradient of a matrix is usually large in a few directions (singular vectors) and tiny in the
+    others; orthogonalised, it moves the weights equally far in all of them (Jordan 2024,
+    kellerjordan.github.io/posts/muon). Its steps are those of ``torch.optim.Muon``, but a kernel
+    out×in×3×3 counts as a matrix out×9·in, and the arithmetic is float32: the library's is
+    bfloat16, fifty times slower on a CPU that emulates it.
+    """
+
+    def __init__(self, params, lr, weight_decay, momentum=0.95):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                buffer = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
+                update = weight.grad.lerp(buffer, momentum).flatten(1)  # Nesterov
+                rows, columns = update.shape
+                update = orthogonalize(update).view_as(weight)
+                weight.mul_(1 - lr * group["weight_decay"])
+                # As in the library, a tall matrix makes a larger step.
+                weight.sub_(update, alpha=lr * max(1, rows / columns) ** 0.5)
+
+
+def orthogonalize(x, steps=5):
+    """Return a matrix m×n with the singular vectors of x and singular values near 1: about UVᵀ for
+    x = USVᵀ, without computing U and V.
+
+    Jordan's Newton-Schulz iteration replaces X by PX with P = aI + bG + cG² and G = XXᵀ. This
+    replaces each singular value s by as + bs³ + cs⁵, which brings it nearer to 1. Computed here in
+    half the time: the next G is (PX)(PX)ᵀ = PGP, so only the small G (m×m) is iterated, and X is
+    multiplied by the product of all P at the end.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's
+    gram = x @ x.T
+    squared_norm = gram.trace() + 1e-14
+    gram = gram / squared_norm  # of X divided by its norm, so that no singular value exceeds 1
+    product = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(steps):
+        p = a * identity + b * gram + c * gram @ gram
+        gram = p @ gram @ p
+        product = p @ product
+    return (product / squared_norm.sqrt()) @ x
+
+
+# ---- Several processes, for torchrun only
+
+
+def rank_and_world():
+    """Return the number of this process, from 0, and how many there are, as set by torchrun."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ["RANK"]) if world > 1 else 0, world
+
+
+def join_processes(device, args):
+    """Connect the processes, if torchrun has started several, and return the device of this one.
+    Only process 0 will print, and after a restart by torchrun all of them resume."""
+    rank, world = rank_and_world()
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    args.resume |= restarts != "0"
+    if world > 1:
+        if world > args.batch_size // 4:  # the last batch may have only a quarter
+            raise data.UserError(f"{world} processes are too many for batches of {args.batch_size}")
+        if device.type == "cuda":
+            device = evaluate.use_device(f"cuda:{os.environ['LOCAL_RANK']}")
+            torch.cuda.set_device(device)
+        # After a restart by torchrun, its store still has the addresses of the dead processes: in
+        # PyTorch 2.14, half of all restarts fail without a prefix of their own.
+        store = dist.PrefixStore(restarts, next(dist.rendezvous("env://"))[0])
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    if rank > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (process 0 prints)
+    return device
+
+
+# ---- The files of a run: start, resume, save
+
+# These may change when a run is resumed; environment() records the device and the threads.
+FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_dir")
+
+
+def start_or_resume(run, model, optimizers, args, env):
+    """Load weights and optimizers from last.pt, if it is there and may be resumed.
+
+    Returns:
+        Dictionary of everything in a checkpoint but weights and optimizers: config (the options,
+        and ``env``, which is what ``environment`` returned), epoch (number of finished epochs), log
+        and steps (rows of the CSV files, so that a resumed run writes them whole), preprocessing.
+
+    Raises:
+        UserError: the folder holds something that this training would overwrite or cannot resume.
+    """
+    last = run / "last.pt"
+    options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
+    if not last.exists():
+        others = {file.name for file in run.glob("*")} - {"lock", "last.pt.tmp"}
+        if others:
+            raise data.UserError(f"{run} holds {min(others)}, but no last.pt: use another --name")
+        return {"config": {**options, **env}, "epoch": 0, "log": [], "steps": [],
+                "preprocessing": data.preprocess_options(args.pixels[0])}  # fmt: skip
+    if not args.resume:
+        raise data.UserError(f"{run} holds a run: --resume continues it, --name starts another")
+    state = evaluate.read_checkpoint(last)
+    for name, value in options.items():
+        old = state["config"].get(name)
+        if value != old:
+            raise data.UserError(f"{run} was started with {name} = {old}, not {value}")
+    try:
+        model.load_state_dict(state.pop("model"))
+        for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
+            optimizer.load_state_dict(saved)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise data.UserError(f"{last} does not fit {args.model} any more: {reason}") from None
+    state["config"].setdefault("resumed", []).append(env)
+    print(f"resuming after epoch {state['epoch']}")
+    return state
+
+
+def save_epoch(run, board, sums, state, model, optimizers, is_best):
+    """Write what an epoch has changed; ``sums`` is what train_epoch returned. If the process dies
+    before the last file, last.pt, --resume repeats the epoch and writes the same again."""
+    row = state["log"][-1]
+    for name, value in row.items():
+        board.add_scalar(f"epoch/{name}", value, row["step"])
+    step = row["step"] - len(sums)  # of the end of the epoch before
+    for part in sums.split(LOG_STEPS):
+        step += len(part)
+        loss = (part[:, 0].sum() / part[:, 2].sum()).item()
+        board.add_scalar("train/loss_by_step", loss, step)
+        state["steps"].append({"step": step, "train_loss": loss})
+    board.flush()
+    data.write_csv(run / "log.csv", state["log"])
+    data.write_csv(run / "steps.csv", state["steps"])
+    if is_best:
+        save_checkpoint(run / "best.pt", state, model)
+    save_checkpoint(run / "last.pt", state, model, optimizers)
+
+
+def save_checkpoint(path, state, model, optimizers=()):
+    """Write a checkpoint; with the optimizers it can be resumed."""
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    buffer = io.BytesIO()
+    torch.save({**state, "model": model.state_dict(), "optimizers": states}, buffer)
+    data.write_file(path, buffer.getbuffer())
+
+
+def environment(model, device):
+    """Return what the numbers of a run depend on besides its options."""
+    command = ["git", "-C", Path(__file__).resolve().parent, "describe", "--always", "--dirty"]
+    try:
+        revision = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
+    except (OSError, subprocess.CalledProcessError):  # without git, or outside a clone
+        revision = None
+    return {
+        "parameters": count_parameters(model),
+        "git": revision,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "device": device.type,
+        "device_name": evaluate.describe_device(device),
+        "threads": torch.get_num_threads(),
+        "processes": rank_and_world()[1],
+    }
+
+
+# ---- Options
+
+
+def resolutions(text):
+    """An argparse type: a list of resolutions in ascending order, such as 16,16,28."""
+    # With 8 pixels a ResNet ends in 1×1, where BatchNorm cannot normalise a batch of one image.
+    sizes = [data.number(int, 9, 64)(size) for size in text.split(",")]
+    if sizes != sorted(sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is not in ascending order")
+    return sizes
+
+
+def folder_name(text):
+    """An argparse type: a name that suits a folder on every system."""
+    if not re.fullmatch(r"[^\W_][\w.+=-]*", text):  # a legend leaves out what begins with _
+        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits and _ . + = -")
+    return text
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog="The defaults shown are those of the --recipe, --model and --optimizer given.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    number = data.number
+    fraction, rate, seed = number(float, 0, 0.99999), number(float, 0, 1000), number(int, 0, 10**9)
+    add = parser.add_argument_group("recipe").add_argument
+    add("--model", choices=MODELS, default="resnet18", help="network to train")
+    add("--recipe", choices=("report", "modern"), default="modern", help="sets the defaults below")
+    add("--epochs", type=number(int, 1, 10**4), help="passes over the training images")
+    add("--batch-size", type=number(int, 1, 10**5), help="images per step")
+    add("--optimizer", choices=OPTIMIZERS, help="sgd: with Nesterov momentum 0.9; muon: Muon for "
+        "hidden layers, AdamW (0.002) for the rest")  # fmt: skip
+    add("--lr", type=rate, help="highest learning rate")
+    add("--schedule", choices=SCHEDULES, help="shape of the learning rate over the training")
+    add("--weight-decay", type=rate, help="weight decay of matrices and kernels; with muon, of "
+        "hidden layers only")  # fmt: skip
+    add("--label-smoothing", type=fraction, help="amount of label smoothing")
+    add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop; 0: none")
+    add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
+    add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images")
+    add("--dropout", type=fraction, help="dropout before the last layer of a ResNet")
+    add("--pixels", type=resolutions, help="resolutions, each for an equal part of the epochs")
+    # Narrower than 7 channels, oneDNN 3.12 crashes on some CPUs.
+    add("--width", type=number(int, 8, 4096), default=64, help="channels of a ResNet's first stage")
+    add("--train-on", choices=("split", "all"), default="split",
+        help="all: also on the validation images; best.pt is then the last epoch")  # fmt: skip
+    add = parser.add_argument_group("run").add_argument
+    add("--seed", type=seed, default=0, help="seed of all but the validation split")
+    add("--runs", default="runs", help="folder of all runs")
+    add("--name", type=folder_name, help="folder of this run in it")
+    add("--resume", action="store_true", help="continue the run of that name, if there is one")
+    add("--no-test", action="store_true", help="skip testing at the end")
+    add = parser.add_argument_group("machine").add_argument
+    add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
+    add("--threads", type=number(int, 0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
+    add("--compile", action="store_true", help="compile the network; doubles the speed of a GPU")
+    add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
+        help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
+
+    # The other defaults depend on recipe, model and optimizer, so argv is parsed twice, first for
+    # these three (without --help, which would end here). argparse converts a default that is a
+    # string, such as "16,28", like an argument.
+    first, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
+    recipe = REPORT_RECIPE if first.recipe == "report" else MODERN.get(first.model, OWN_RECIPE)
+    if first.optimizer not in (None, recipe["optimizer"]):
+        recipe = {**recipe, **OPTIMIZERS[first.optimizer]}  # its rate would not suit this one
+    parser.set_defaults(**recipe, name=first.model)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

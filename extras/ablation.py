@@ -14,7 +14,6 @@ The ResNet18 has 16 channels instead of 64 (0.7 M parameters), so a run takes mi
 
 import argparse
 import csv
-import json
 import os
 import re
 import subprocess
@@ -29,7 +28,7 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
-from analyze import COLOURS, describe_place, open_folder, save, write_table
+from analyze import COLOURS, describe_machine, open_folder, read_run, save, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = (
@@ -81,15 +80,10 @@ def run(change, seed, args):
         if subprocess.run(command, stdout=output, stderr=output, check=False).returncode:
             print(f"{name} failed; see {output.name}", file=sys.stderr, flush=True)
             return None
-    folder = Path(args.runs) / name
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
-        log = list(csv.DictReader(file))
-    # As in train.py, the best accuracy is that at the last resolution.
-    last = [float(row["val_accuracy"]) for row in log if row["pixels"] == log[-1]["pixels"]]
-    minutes = sum(float(row["seconds"]) for row in log) / 60
-    place = [config[key] for key in ("device_name", "threads", "precision")]
-    return STUDY, change, seed, f"{max(last):.6f}", f"{minutes:.2f}", config["epochs"], *place
+    trained = read_run(Path(args.runs) / name)
+    accuracy, minutes = f"{trained.best_validation:.6f}", f"{trained.minutes:.2f}"
+    machine = [trained.config[key] for key in ("device_name", "threads", "precision")]
+    return STUDY, change, seed, accuracy, minutes, trained.config["epochs"], *machine
 
 
 def read_done(path):
@@ -130,27 +124,27 @@ def average_seeds(file):
     """Read the rows of an ablation.csv and average them over the seeds.
 
     Minutes compare only where processor, threads and precision are the same: they are the median of
-    the runs at the place where most runs of the study ran, NaN if none did.
+    the runs on the machine that most runs of the study ran on, NaN if none did.
 
     Returns:
         A list of dictionaries with study, change, accuracy, half (of the 95 % interval), minutes
         and seeds, in the file's order.
     """
-    studies = {}  # study: change: list of (accuracy, minutes, place)
+    studies = {}  # study: change: list of (accuracy, minutes, machine)
     for row in csv.DictReader(file):
-        place = describe_place(row | {"device_name": row["processor"]})
+        machine = describe_machine(row | {"device_name": row["processor"]})
         accuracy = float(row["val_accuracy"])
         if not 0 <= accuracy <= 1 or not row["change"]:
             raise ValueError(f"there is no change with a val_accuracy of {accuracy}")
-        run_of_row = (accuracy, float(row["minutes"]), place)
+        run_of_row = (accuracy, float(row["minutes"]), machine)
         studies.setdefault(row["study"], {}).setdefault(row["change"], []).append(run_of_row)
     result = []
     for study, changes in studies.items():
-        places = [place for runs in changes.values() for *_, place in runs]
-        usual = max(places, key=places.count)
+        machines = [machine for runs in changes.values() for *_, machine in runs]
+        usual = max(machines, key=machines.count)
         accuracies = {change: [run[0] for run in runs] for change, runs in changes.items()}
         for change, runs in changes.items():
-            minutes = [minutes for _, minutes, place in runs if place == usual]
+            minutes = [minutes for _, minutes, machine in runs if machine == usual]
             row = {"study": study, "change": change, "accuracy": np.mean(accuracies[change])}
             row["half"] = half_interval(accuracies.values(), accuracies[change])
             row |= {"minutes": np.median(minutes) if minutes else np.nan, "seeds": len(runs)}

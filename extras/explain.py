@@ -146,7 +146,7 @@ def main():
     model, checkpoint = evaluate.load_model(args.ckpt)
     preprocessing, folder = checkpoint["preprocessing"], open_folder(args.out)
     if checkpoint["config"].get("train_on") == "all":
-        print("label errors are left out: the network was trained on the validation images, too")
+        print("label errors are left out: the network was also trained on the validation images")
     else:
         images, labels = data.load(args.data_dir, train=True)
         _, index = data.split_indices()

@@ -64,7 +64,7 @@ def tabulate_runs(runs, folder):
             "epochs": str(done) if done == planned else f"{done} of {planned}",
             "minutes": f"{run.minutes:.1f}",
             "latency, batch 1": latency,
-            "processor": run.place,
+            "processor": run.machine,
             "images/s at batch 256": speed,
         }
         rows.append(row)
