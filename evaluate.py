@@ -51,8 +51,8 @@ def score(logits, labels):
         cross-entropy, nats), per_class (precision, recall, f1-score and support by class name)
         and confusion (10×10 counts, one row per true class).
     """
-    from scipy.stats import binomtest  # noqa: PLC0415 (these two imports take a second)
-    from sklearn.metrics import classification_report, confusion_matrix  # noqa: PLC0415
+    from scipy.stats import binomtest  # here, because these two imports take a second
+    from sklearn.metrics import classification_report, confusion_matrix
 
     n, predicted = len(labels), logits.argmax(1)
     correct = int((predicted == labels).sum())
@@ -76,7 +76,7 @@ def measure_latency(model, images, preprocessing):
         A dictionary: median and quartiles at batch 1 in milliseconds, images per second in a
         batch of up to 256 images, and the device, its name and the number of CPU threads.
     """
-    from torch.utils.benchmark import Timer  # noqa: PLC0415 (it warms up and synchronises)
+    from torch.utils.benchmark import Timer  # it warms up and synchronises
 
     device, threads = next(model.parameters()).device, torch.get_num_threads()
 
@@ -152,7 +152,7 @@ def evaluate(path, split, device, data_dir):
 
 def print_report(result, labels, predicted):
     """Print an evaluation as text."""
-    from sklearn.metrics import classification_report  # noqa: PLC0415 (see score)
+    from sklearn.metrics import classification_report
 
     low, high = result["accuracy_95"]
     print(f"{result['checkpoint']}: {result['model']}, {result['parameters']:,} parameters")

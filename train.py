@@ -148,7 +148,7 @@ def draw_epoch(n, epoch, args, device):
         augmentation: dictionary of the random numbers of all n images, for ``data.crop_and_flip``.
             Those of a new augmentation are drawn last, so that the others stay the same.
     """
-    generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)
+    generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)  # 10,000 epochs at most
     batches = torch.randperm(n, generator=generator).to(device).split(args.batch_size)
     if len(batches[-1]) < args.batch_size // 4:
         batches = batches[:-1]
@@ -434,7 +434,7 @@ def join_processes(device, args):
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     if rank > 0:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (process 0 prints)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # process 0 prints
     return device
 
 

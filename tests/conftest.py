@@ -66,7 +66,7 @@ def call(script, *args, code=0):
 @pytest.fixture(scope="session")
 def real():
     """The real training images and labels."""
-    import data  # noqa: PLC0415 (only now is the scripts' folder on the path)
+    import data  # only now is the scripts' folder on the path
 
     return data.load(DATA, train=True)
 

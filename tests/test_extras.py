@@ -175,7 +175,7 @@ def export():
     """The module, if what it needs is installed."""
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
-    from extras import export  # noqa: PLC0415
+    from extras import export
 
     return export
 
