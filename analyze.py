@@ -50,8 +50,8 @@ def read_json(path):
 
 
 def read_csv(path, **columns):
-    """Read columns of numbers, given as name=type, as a structured array; None if there is no
-    file. Excel may have put a byte-order mark before it."""
+    """Read columns of numbers, given as name=type, as a structured array, whose ["epoch"] is a
+    column and [0] a row; None if there is no file. Excel may put a byte-order mark before it."""
     if not path.exists():
         return None
     header, *lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -128,9 +128,9 @@ def pick_runs(runs, report):
     def preference(run):
         return bool(run.evaluation), run.own, run.name == run.model, run.best_validation
 
-    chosen = sorted((run for run in runs if (run.recipe == "report") == report), key=preference)
-    picked = {run.model: run for run in chosen}  # later ones overwrite: the most preferred remains
-    return [run for run in runs if run is picked.get(run.model)]
+    candidates = [run for run in runs if (run.recipe == "report") == report]
+    models = dict.fromkeys(run.model for run in candidates)  # without duplicates, in order
+    return [max((r for r in candidates if r.model == model), key=preference) for model in models]
 
 
 # ---- Shared by the figures
@@ -395,7 +395,8 @@ def calibration(predictions, bins=15):
     p = predictions["probability"]
     correct = predictions["true"] == predictions["predicted"]
     accuracy, mean = calibration_curve(correct, p, n_bins=bins)
-    # It does not return the counts. As there, an upper edge belongs to its bin.
+    # It returns no counts, so the bins are made again; in both, an upper edge belongs to its bin.
+    # The sum of (correct − p) in a bin is its count times (accuracy − mean).
     bin_of = np.digitize(p, np.linspace(0, 1, bins + 1)[1:-1], right=True)
     return abs(np.bincount(bin_of, correct - p)).sum() / len(p), mean, accuracy
 

@@ -48,7 +48,7 @@ def load(data_dir, train):
         UserError: the data set is missing and cannot be downloaded, or is damaged.
     """
     try:
-        dataset = FashionMNIST(data_dir, train, download=True)
+        dataset = FashionMNIST(data_dir, train, download=True)  # where files are missing
         digest = hashlib.md5(dataset.data.numpy())
         digest.update(dataset.targets.byte().numpy())
         if digest.hexdigest() != MD5[train]:
@@ -80,8 +80,8 @@ def split_indices():
 def crop_and_flip(images, offsets, flips, padding):
     """Pad each image with zeros, crop 28×28 pixels at its offset, flip it where ``flips`` is true.
 
-    The same as torchvision's RandomCrop(28, padding) and RandomHorizontalFlip(), for a batch at
-    once.
+    Given the random numbers, which train.py draws, it does for a batch what torchvision's
+    RandomCrop(28, padding) and RandomHorizontalFlip() do for an image.
 
     Args:
         images: uint8 tensor B×28×28.
@@ -94,8 +94,9 @@ def crop_and_flip(images, offsets, flips, padding):
         uint8 tensor B×28×28.
     """
     padded = F.pad(images, [padding] * 4)  # B×(28+2p)×(28+2p)
-    # All crops of all images, as a view without copies: B×(2p+1)×(2p+1)×28×28. Take one of each.
-    crops = padded.unfold(1, 28, 1).unfold(2, 28, 1)
+    # unfold slides a window of 28 over an axis, one pixel at a time; here over rows and columns.
+    # crops[i, r, c] is image i cropped at row r and column c; as a view, nothing is copied.
+    crops = padded.unfold(1, 28, 1).unfold(2, 28, 1)  # B×(2p+1)×(2p+1)×28×28
     batch = torch.arange(len(images), device=images.device)
     cropped = crops[batch, offsets[:, 0], offsets[:, 1]]
     return torch.where(flips[:, None, None], cropped.flip(2), cropped)
@@ -105,7 +106,7 @@ def preprocess(images, pixels=28, mean=MEAN, std=STD):
     """Turn bytes into the input of a network, as torchvision's ToTensor, Normalize and Resize do.
 
     Args:
-        images: uint8 tensor B×28×28, on any device.
+        images: tensor B×28×28, uint8 or float, from 0 to 255, on any device.
         pixels: resolution of the result; if it is not 28, the images are resized bilinearly.
         mean, std: of the pixels scaled to [0, 1].
 
@@ -126,7 +127,7 @@ def preprocess_options(pixels=28):
 
 
 def write_file(path, content):
-    """Replace a file by new bytes. At every moment ``path`` is either the old or the new file.
+    """Replace the contents of a file atomically: at every moment it is the old or the new file.
 
     Raises:
         UserError: it cannot be written, for example because the disk is full.
@@ -141,7 +142,9 @@ def write_file(path, content):
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written ({error}); it is as it was before") from None
+        raise UserError(
+            f"{path} could not be written ({error}); an old file is unchanged"
+        ) from None
 
 
 def write_csv(path, rows):

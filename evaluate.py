@@ -47,8 +47,8 @@ def score(logits, labels):
     """Compare logits N×10 with labels N.
 
     Returns:
-        A dictionary: n, accuracy, accuracy_95 (its 95 % Wilson interval), loss (mean
-        cross-entropy, nats), per_class (precision, recall, f1-score and support by class name)
+        A dictionary: n, accuracy, accuracy_95 (its 95 % confidence interval, by Wilson's method),
+        loss (mean cross-entropy), per_class (precision, recall, f1-score and support by class name)
         and confusion (10×10 counts, one row per true class).
     """
     from scipy.stats import binomtest  # here, because these two imports take a second
@@ -229,7 +229,7 @@ def read_checkpoint(path):
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong CRC-32 in {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # PyTorch's own message would recommend to load it unsafely
+    except pickle.UnpicklingError:  # PyTorch's own message recommends loading it unsafely
         raise data.UserError(f"{path} holds more than tensors and plain values") from None
     except Exception as error:  # a damaged file can make both of them raise nearly anything
         raise data.UserError(f"{path} cannot be read as a checkpoint ({error!r})") from None
@@ -252,7 +252,7 @@ def use_device(name="auto", threads=0):
     Raises:
         UserError: there is no such device on this machine.
     """
-    # By default NVIDIA GPUs round the operands of float32 convolutions to TF32, which has 10 bits.
+    # By default NVIDIA GPUs round the operands of float32 convolutions to TF32: 10 bits, not 23.
     torch.backends.cudnn.allow_tf32 = False
     if threads:
         torch.set_num_threads(threads)

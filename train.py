@@ -4,7 +4,7 @@
 
 Writes into runs/NAME: config.json (options and environment), log.csv (one row per epoch),
 steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest validation accuracy at
-the resolution reached so far) and last.pt (everything that --resume needs).
+the current resolution, in the end the final one) and last.pt (everything that --resume needs).
 
 train_epoch(), the first function, is the loop over the batches of an epoch, main() the loop over
 the epochs. What follows main() can wait for a second reading: Muon, torchrun, files and options.
@@ -39,7 +39,7 @@ OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
     "sgd": {"lr": 0.1, "weight_decay": 5e-4},
-    "muon": {"lr": 0.12, "weight_decay": 0.015},
+    "muon": {"lr": 0.12, "weight_decay": 0.015},  # orthogonalised updates: see class Muon
 }
 # The report states neither batch size nor learning rate: these are the usual ones.
 REPORT_RECIPE = {
@@ -74,13 +74,14 @@ RESNET_RECIPE = {
     "padding": 1,
     "dropout": 0.0,
     # Two thirds of the epochs at 16×16, then 28×28. An epoch at 16×16 costs a third, and since the
-    # network averages over the pixels at its end, the same weights take both.
+    # network averages over the pixels at its end, the same weights work at both.
     "pixels": "16,16,28",
 }
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
 OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # "modern" for a network of your own: not tuned
 
-LOG_STEPS = 25  # a row of steps.csv is the mean training loss of this many steps
+# A row of steps.csv is the mean training loss of so many steps; an epoch's last one may have fewer.
+LOG_STEPS = 25
 
 
 # ---- One epoch
@@ -106,8 +107,8 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
     sums = []
     network.train()
-    # True hides the progress bar, None hides it where the output is not a terminal.
-    bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=rank > 0 or None)
+    disable = True if rank > 0 else None  # None: no progress bar where there is no terminal
+    bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=disable)
     for i, batch in enumerate(bar):  # a batch is a tensor of indices of images
         step = epoch * len(batches) + i
         # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
@@ -116,8 +117,8 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         mine = batch[rank::world]  # all of it, or this process's part
         x = make_inputs(images, mine, augmentation, pixels, args)  # B×1×pixels×pixels
         y = target = labels[mine]
-        # mixup (Zhang et al. 2018, arXiv:1710.09412): a weighted mean of two images, and of their
-        # labels; image i of the batch is paired with image B−1−i.
+        # mixup (Zhang et al. 2018, arXiv:1710.09412), off by default: a weighted mean of two images
+        # and of their labels. Image i of the batch is paired with image B−1−i.
         if args.mixup:
             weight = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
             x = weight * x + (1 - weight) * x.flip(0)
@@ -125,27 +126,29 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         # autocast computes convolutions and products in bfloat16; weights and loss are float32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = network(x).float()  # B×10
+        # The target is B classes or, with mixup, B×10 probabilities.
         loss = F.cross_entropy(logits, target, label_smoothing=args.label_smoothing)
         network.zero_grad()  # for all optimizers at once
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-        # No .item() here: it would make the CPU wait for the GPU in every step.
+        # No .item() here: it would make the CPU wait for the GPU in every step. (full_like makes
+        # the number of images a tensor on the device.)
         correct = (logits.argmax(1) == y).sum()
         sums.append(torch.stack([loss.detach() * len(y), correct, torch.full_like(loss, len(y))]))
     sums = torch.stack(sums)  # S×3
     if world > 1:
-        dist.all_reduce(sums)
+        dist.all_reduce(sums)  # adds up those of all processes
     return sums.cpu().double()
 
 
 def draw_epoch(n, epoch, args, device):
-    """Draw the order and the augmentation of an epoch, from the seed and its number alone.
+    """Draw the order and the augmentation of an epoch, from the seed and the epoch number only.
 
     Returns:
-        batches: tuple of int64 index tensors. A last batch smaller than a quarter is dropped,
-            because its gradient would be noisy.
-        augmentation: dictionary of the random numbers of all n images, for ``data.crop_and_flip``.
+        batches: tuple of int64 index tensors. A last batch smaller than a quarter of the batch
+            size is dropped, because its gradient would be noisy.
+        augmentation: dictionary of the random numbers of all n images, for ``make_inputs``.
             Those of a new augmentation are drawn last, so that the others stay the same.
     """
     generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)  # 10,000 epochs at most
@@ -189,7 +192,7 @@ def cosine(progress):
 
 def triangle(progress):
     """Linear warm-up from 0 to 1 over the first 20 %, then linear decay to 0: one cycle (Smith &
-    Topin 2018, arXiv:1708.07120)."""
+    Topin 2018, arXiv:1708.07120). The first step has a rate of 0."""
     return min(progress / 0.2, (1 - progress) / 0.8)
 
 
@@ -201,20 +204,24 @@ def set_learning_rate(optimizers, args, progress):
     """Set all learning rates to what the schedule says at ``progress``, 0 to 1."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
+            # defaults: the arguments that it was built with.
             group["lr"] = optimizer.defaults["lr"] * SCHEDULES[args.schedule](progress)
 
 
 def build_optimizers(model, args):
     """Return a list of optimizers: one, or Muon for the hidden layers and AdamW for the rest. A new
     optimizer needs a branch here and a line in ``OPTIMIZERS``."""
+
+    def is_hidden(p):
+        """Whether p is a matrix or a kernel, but not the first convolution (one input channel) nor
+        the last layer (ten outputs). An MLP's first layer counts as hidden."""
+        return p.ndim > 1 and p.shape[1] != 1 and len(p) != len(data.CLASSES)
+
     parameters = list(model.parameters())
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
-    if args.optimizer == "muon":
-        # Hidden are not biases and BatchNorm, the first layer of a ResNet (one input channel) and
-        # the last of all networks (ten outputs). An MLP's first layer counts: it is a large matrix.
-        hidden = [p for p in parameters
-                  if p.ndim > 1 and p.shape[1] > 1 and len(p) != len(data.CLASSES)]  # fmt: skip
-        rest = [p for p in parameters if all(p is not q for q in hidden)]
+    if args.optimizer == "muon":  # --lr and --weight-decay are Muon's
+        hidden = [p for p in parameters if is_hidden(p)]
+        rest = [p for p in parameters if not is_hidden(p)]
         adamw = torch.optim.AdamW(rest, 2e-3, weight_decay=0.0, fused=True)
         return [adamw, Muon(hidden, **settings)] if hidden else [adamw]
     weights = [p for p in parameters if p.ndim > 1]
@@ -224,7 +231,9 @@ def build_optimizers(model, args):
         return [torch.optim.Adam(groups, **settings, fused=True)]
     if args.optimizer == "adamw":
         return [torch.optim.AdamW(groups, **settings, fused=True)]
-    return [torch.optim.SGD(groups, **settings, momentum=0.9, nesterov=True, fused=True)]
+    if args.optimizer == "sgd":
+        return [torch.optim.SGD(groups, **settings, momentum=0.9, nesterov=True, fused=True)]
+    raise NotImplementedError(args.optimizer)
 
 
 # ---- The training
@@ -232,8 +241,8 @@ def build_optimizers(model, args):
 
 def pixels_by_epoch(sizes, epochs):
     """Return the resolution of each epoch: for the sizes 16, 16, 28 and 15 epochs, ten times 16 and
-    five times 28. Rounded up, so that even a single epoch has the last size."""
-    return [sizes[math.ceil((epoch + 1) * len(sizes) / epochs) - 1] for epoch in range(epochs)]
+    five times 28. The last epoch always has the last size."""
+    return [sizes[((epoch + 1) * len(sizes) - 1) // epochs] for epoch in range(epochs)]
 
 
 def check_pixels(model, args):
@@ -248,7 +257,7 @@ def check_pixels(model, args):
 
 
 def load_sets(args, device):
-    """Return images and labels for training, on the device, and those for validation."""
+    """Return images and labels for training, on the device, and for validation, on the CPU."""
     images, labels = data.load(args.data_dir, train=True)
     if not args.no_test:
         data.load(args.data_dir, train=False)  # a damaged test set is found now, not at the end
@@ -261,7 +270,8 @@ def load_sets(args, device):
 
 def main(argv=None):
     args = parse_args(sys.argv[1:] if argv is None else argv)
-    device = join_processes(evaluate.use_device(args.device, args.threads), args)
+    device = evaluate.use_device(args.device, args.threads)
+    device = join_processes(device, args)  # changes nothing without torchrun
     is_main = rank_and_world()[0] == 0  # always, unless torchrun has started several processes
     if args.precision == "auto":
         args.precision = "bfloat16" if evaluate.has_native_bfloat16(device) else "float32"
@@ -275,18 +285,19 @@ def main(argv=None):
     run = Path(args.runs) / args.name
     if is_main:
         run.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run / "lock")  # until main() ends, and its variables with it
+        lock = FileLock(run / "lock")  # held until main() returns
         try:
             lock.acquire(blocking=False)
         except Timeout:
             raise data.UserError(f"{run} is being trained by another process") from None
     env = environment(model, device)
+    # What a checkpoint contains besides weights and optimizers: config, epoch (number of finished
+    # epochs), log and steps (rows of the CSV files), preprocessing.
     state = start_or_resume(run, model, optimizers, args, env)
-    log = state["log"]  # appending to it changes the state
     if dist.is_initialized():
         dist.barrier()  # nothing is written before every process has checked the folder
     if is_main:
-        if not log:  # so that a run stopped in its first epoch can be resumed
+        if not state["log"]:  # so that a run stopped in its first epoch can be resumed
             save_checkpoint(run / "last.pt", state, model, optimizers)
         data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
         board = SummaryWriter(run)  # of TensorBoard
@@ -295,7 +306,7 @@ def main(argv=None):
         x = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
         board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
-    if args.compile:  # CUDA graphs spare a GPU the launch of each kernel from Python
+    if args.compile:  # CUDA graphs reduce the CPU's overhead of launching kernels
         network = torch.compile(network, mode="reduce-overhead", dynamic=False)
     print(
         f"{args.model} ({env['parameters']:,} parameters) on {env['device_name']}, "
@@ -311,13 +322,13 @@ def main(argv=None):
         val_loss, val_accuracy = validate(model, val_set, pixels, args)
         loss_sum, correct, count = sums.sum(0).tolist()
         train_loss = loss_sum / count
-        if not all(p.isfinite().all() for p in model.parameters()):  # after a loss of nan, too
+        if not all(p.isfinite().all() for p in model.parameters()):  # also after a loss of nan
             raise data.UserError(
                 f"a weight is not finite in epoch {epoch + 1}; {run / 'last.pt'} holds the state "
                 f"after epoch {epoch}; try a lower --lr in a new run"
             )
         # The training images are augmented, and their loss has label smoothing; the validation has
-        # neither. With mixup, train_accuracy counts one of the two labels: expect about a half.
+        # neither. With mixup, train_accuracy counts one of the two labels: expect about 50 %.
         row = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * len(sums),
@@ -331,17 +342,17 @@ def main(argv=None):
             "images_per_second": count / train_seconds,
         }
         # Accuracies at different resolutions are not comparable: best.pt starts anew at each.
-        earlier = [old["val_accuracy"] for old in log if old["pixels"] == pixels]
+        earlier = [old["val_accuracy"] for old in state["log"] if old["pixels"] == pixels]
         is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
-        log.append(row)
-        state |= {"epoch": epoch + 1, "preprocessing": data.preprocess_options(pixels)}
+        state["log"].append(row)
+        state.update(epoch=epoch + 1, preprocessing=data.preprocess_options(pixels))
         if is_main:
             save_epoch(run, board, sums, state, model, optimizers, is_best)
         text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
         text += f"accuracy {100 * correct / count:.2f} %; {row['seconds']:.1f} s"
         if len(val_set[0]):
             text += f"; validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %"
-        print(text + " (best)" * is_best, flush=True)
+        print(text + (" (best)" if is_best else ""), flush=True)
 
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -543,7 +554,7 @@ def resolutions(text):
 
 def folder_name(text):
     """An argparse type: a name that suits a folder on every system."""
-    if not re.fullmatch(r"[^\W_][\w.+=-]*", text):  # a legend leaves out what begins with _
+    if not re.fullmatch(r"[^\W_][\w.+=-]*", text):  # matplotlib hides labels that begin with _
         raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits and _ . + = -")
     return text
 
