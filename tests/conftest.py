@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ DATA = os.environ.get("FASHION_MNIST", str(ROOT / "data"))
 sys.path.insert(0, str(ROOT))
 # One thread per script: two that wait for each other are fifty times slower when a core is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell starts a background job with Ctrl-C ignored, and its children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # A script's start costs seconds, nearly all of them `import torch`. A server that has imported it
