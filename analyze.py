@@ -334,10 +334,14 @@ def plot_accuracy_over_minutes(points, folder):
 # ---- Errors: figures 7, 8 and others
 
 
+def count_confusion(predictions):
+    """Confusion matrix 10×10 of a predictions.csv; rows are the true classes."""
+    return confusion_matrix(predictions["true"], predictions["predicted"], labels=range(10))
+
+
 def plot_errors(run, folder):
     """Figure 7: the errors of each true class, stacked by the class predicted instead."""
-    confusion = confusion_matrix(run.predictions["true"], run.predictions["predicted"])
-    errors = confusion * (1 - np.eye(10, dtype=int))
+    errors = count_confusion(run.predictions) * (1 - np.eye(10, dtype=int))
     total = errors.sum(1)
     figure, axis = plt.subplots(figsize=(10, 5))
     for j, colour in enumerate(COLOURS):
@@ -373,13 +377,13 @@ def plot_wrong(run, images, wrong, folder, name):
 
 def plot_confusion(run, folder):
     """Confusion matrix of the test images, shaded by the square root of the count."""
-    true, predicted = run.predictions["true"], run.predictions["predicted"]
+    confusion = count_confusion(run.predictions)
     figure, axis = plt.subplots(figsize=(8, 7))
-    ConfusionMatrixDisplay.from_predictions(
-        true, predicted, display_labels=SHORT, ax=axis, cmap="Blues", colorbar=False,
-        xticks_rotation=45, im_kw={"norm": mpl.colors.PowerNorm(0.5)},
-    )  # fmt: skip
-    accuracy = 100 * np.mean(true == predicted)
+    shades = {"norm": mpl.colors.PowerNorm(0.5)}
+    ConfusionMatrixDisplay(confusion, display_labels=SHORT).plot(
+        ax=axis, cmap="Blues", colorbar=False, xticks_rotation=45, im_kw=shades
+    )
+    accuracy = 100 * confusion.trace() / confusion.sum()
     axis.set(xlabel="predicted class", ylabel="true class")
     axis.set_title(f"{run.name}: confusion on the test set, accuracy {accuracy:.2f} %")
     save(figure, folder, "confusion.png")

@@ -143,7 +143,7 @@ def write_file(path, content):
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(
-            f"{path} could not be written ({error}); an old file is unchanged"
+            f"{path} could not be written ({error}); the old file is unchanged"
         ) from None
 
 

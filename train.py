@@ -153,7 +153,7 @@ def draw_epoch(n, epoch, args, device):
     """
     generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)  # 10,000 epochs at most
     batches = torch.randperm(n, generator=generator).to(device).split(args.batch_size)
-    if len(batches[-1]) < args.batch_size // 4:
+    if len(batches) > 1 and len(batches[-1]) < args.batch_size // 4:
         batches = batches[:-1]
     augmentation = {
         "offsets": torch.randint(0, 2 * args.padding + 1, (n, 2), generator=generator),
@@ -322,10 +322,11 @@ def main(argv=None):
         val_loss, val_accuracy = validate(model, val_set, pixels, args)
         loss_sum, correct, count = sums.sum(0).tolist()
         train_loss = loss_sum / count
-        if not all(p.isfinite().all() for p in model.parameters()):  # also after a loss of nan
+        finite = all(p.isfinite().all() for p in model.parameters())
+        if not (finite and math.isfinite(train_loss)):
             raise data.UserError(
-                f"a weight is not finite in epoch {epoch + 1}; {run / 'last.pt'} holds the state "
-                f"after epoch {epoch}; try a lower --lr in a new run"
+                f"the loss or a weight is not finite in epoch {epoch + 1}; {run / 'last.pt'} holds "
+                f"the state after epoch {epoch}; try a lower --lr in a new run"
             )
         # The training images are augmented, and their loss has label smoothing; the validation has
         # neither. With mixup, train_accuracy counts one of the two labels: expect about 50 %.
@@ -494,8 +495,9 @@ def start_or_resume(run, model, optimizers, args, env):
 
 
 def save_epoch(run, board, sums, state, model, optimizers, is_best):
-    """Write what an epoch has changed; ``sums`` is what train_epoch returned. If the process dies
-    before the last file, last.pt, --resume repeats the epoch and writes the same again."""
+    """Add the epoch's rows of steps.csv to the state, from ``sums`` that train_epoch returned, and
+    write what the epoch has changed. If the process dies before the last file, last.pt, --resume
+    repeats the epoch and writes the same again."""
     row = state["log"][-1]
     for name, value in row.items():
         board.add_scalar(f"epoch/{name}", value, row["step"])

@@ -155,7 +155,8 @@ def test_published_accuracies_are_those_of_the_published_predictions():
     runs = analyze.find_runs([ROOT / "results"])
     assert len(runs) > 10
     for run in runs:
-        assert np.mean(run.predictions["true"] == run.predictions["predicted"]) == run.accuracy
+        confusion = analyze.count_confusion(run.predictions)
+        assert confusion.trace() / confusion.sum() == run.accuracy
         tested = run.log[run.evaluation["epoch"] - 1]
         # Also trained on the validation images, it has no validation accuracy.
         assert np.nan_to_num(tested["val_accuracy"]) == run.best_validation, run.name
@@ -242,6 +243,13 @@ def test_calibration_of_a_network_that_is_always_right_or_always_wrong():
     for predicted, expected in ((3, 0.0), (4, 1.0)):
         error, _, _ = analyze.calibration(np.array([(3, predicted, 1.0)] * 5, PREDICTIONS))
         assert error == expected
+
+
+def test_confusion_rows_are_true_classes():
+    rows = [(6, 0, 0.9), (6, 0, 0.8), (2, 4, 0.7), (5, 5, 0.9)]
+    predictions = np.array(rows, PREDICTIONS)
+    confusion = analyze.count_confusion(predictions)
+    assert (confusion[6, 0], confusion[2, 4], confusion[5, 5], confusion.sum()) == (2, 1, 1, 4)
 
 
 def test_figures_of_a_network_without_an_error(tmp_path):
