@@ -4,6 +4,9 @@
 
 Reads every run below --runs (config.json, log.csv, steps.csv, evaluation.json, predictions.csv; no
 weights) and writes figures (PNG) and a table (Markdown) into --out.
+
+Each plot_… function draws one figure. To see how, read main(), at the end, read_run() and one of
+them, such as plot_errors(); the others can be read when they are needed.
 """
 
 import argparse
@@ -60,19 +63,27 @@ def read_csv(path, **columns):
 
 
 def read_run(folder):
-    """Read the files of a run. What comes from a missing file is None."""
+    """Read the files of a run. What comes from a missing file is None; only config.json and log.csv
+    must be there."""
     config = read_json(folder / "config.json")
     evaluation = read_json(folder / "evaluation.json")
     log = read_csv(folder / "log.csv", epoch=int, pixels=int, train_accuracy=float,
                    val_accuracy=float, seconds=float)  # fmt: skip
+    if log is None:
+        raise FileNotFoundError("no log.csv; train.py writes it after the first epoch")
     at_last_resolution = log["val_accuracy"][log["pixels"] == log["pixels"][-1]]
-    options = ("model", "recipe", "width", "label_smoothing", "seed", "parameters")
+    latency = evaluation["latency"] if evaluation else None
     return SimpleNamespace(
-        **{name: config[name] for name in options},
         folder=folder,
         name=folder.name,
         own=folder.resolve().parent != RESULTS,  # the user's own run, not a published one
         config=config,
+        model=config["model"],
+        recipe=config["recipe"],
+        width=config["width"],
+        label_smoothing=config["label_smoothing"],
+        seed=config["seed"],
+        parameters=config["parameters"],
         settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},  # see find_seeds
         machine=describe_machine(config),  # the processor, see there
         colour=NETWORK_COLOURS.get(config["model"], "grey"),
@@ -82,8 +93,9 @@ def read_run(folder):
         best_validation=np.nan_to_num(at_last_resolution).max(),
         steps=read_csv(folder / "steps.csv", step=int, train_loss=float),
         evaluation=evaluation,
-        accuracy=evaluation and evaluation["accuracy"],
-        latency=evaluation and evaluation["latency"]["batch_1_ms"],
+        accuracy=evaluation["accuracy"] if evaluation else None,
+        latency=latency["batch_1_ms"] if evaluation else None,
+        latency_machine=describe_machine({**latency, "precision": "float32"}) if evaluation else "",
         predictions=read_csv(folder / "predictions.csv", index=int, true=int, predicted=int,
                              probability=float),
     )  # fmt: skip
@@ -281,7 +293,7 @@ def plot_accuracy(runs, folder):
         axis.set(xlabel="epoch", xscale="log")  # 15 epochs beside 133
         set_log_ticks(axis.xaxis, (1, 2, 5))
         axis.grid(alpha=0.3)
-    lowest = min(100 * run.best_validation or 100 for run in runs)  # 0: there was no validation
+    lowest = min(100 * (run.best_validation or 1) for run in runs)  # 0: there was no validation
     axes[0].set(title="training (augmented images)", ylabel="accuracy (%)")
     axes[1].set(title="validation", ylim=(max(0, lowest - 10), 100))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
@@ -440,7 +452,7 @@ def tabulate_models(runs, folder):
     """One row per network: the report's accuracy, and ours as the mean of the seeds."""
     # A run of the report's recipe stands here only where there is no other.
     picked = {run.model: run for run in pick_runs(runs, True) + pick_runs(runs, False)}
-    rows, machines = [], {}
+    rows, notes = [], {}  # notes: networks, by quantity and machine
     for model, run in picked.items():
         group = find_seeds(run, runs)
         tested = [r for r in group if r.evaluation]
@@ -454,6 +466,7 @@ def tabulate_models(runs, folder):
             if len(seeds) > 1:
                 accuracy += f" ({min(accuracies):.2f}–{max(accuracies):.2f}, {len(seeds)} seeds)"
             latency = f"{np.median([r.latency for r in tested]):.2f} ms"
+            notes.setdefault(("Latency", tested[0].latency_machine), []).append(model)
         row = {
             "network": model,
             "parameters": f"{run.parameters:,}",
@@ -463,10 +476,10 @@ def tabulate_models(runs, folder):
             "latency, batch 1": latency,
         }
         rows.append(row)
-        machines.setdefault(run.machine, []).append(model)
-    notes = [f"Minutes of {', '.join(models)}: {machine}." for machine, models in machines.items()]
-    notes.append("Latency: on the same processor as the minutes, in float32.")
-    write_table(rows, folder, "models", notes)
+        notes.setdefault(("Minutes", run.machine), []).append(model)
+    lines = [f"{what} of {', '.join(models)}: {machine}." for (what, machine), models in
+             sorted(notes.items())]  # fmt: skip
+    write_table(rows, folder, "models", lines)
 
 
 # ---- The script
@@ -486,8 +499,8 @@ def main():
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
     args = parser.parse_args()
     runs = find_runs(args.runs)
-    tested = [r for r in runs if r.predictions is not None and args.run in (None, r.name)]
-    if args.run is not None and not tested:
+    with_predictions = [r for r in runs if r.predictions is not None and args.run in (None, r.name)]
+    if args.run is not None and not with_predictions:
         raise data.UserError(f"--run {args.run}: no run of that name has a predictions.csv")
     folder = open_folder(args.out)
 
@@ -509,10 +522,10 @@ def main():
     if any(run.evaluation for run in runs):
         plot_accuracy_over_minutes(points_over_minutes(runs), folder)
 
-    if not tested:
+    if not with_predictions:
         print("errors: not drawn, no run has a predictions.csv (evaluate.py writes it)")
         return
-    run = max(tested, key=lambda run: (run.own, run.best_validation))
+    run = max(with_predictions, key=lambda run: (run.own, run.best_validation))
     print(f"errors: those of {run.folder}")
     images, _ = data.load(args.data_dir, train=False)
     plot_errors(run, folder)

@@ -98,7 +98,7 @@ def crop_and_flip(images, offsets, flips, padding):
     # crops[i, r, c] is image i cropped at row r and column c; as a view, nothing is copied.
     crops = padded.unfold(1, 28, 1).unfold(2, 28, 1)  # B×(2p+1)×(2p+1)×28×28
     batch = torch.arange(len(images), device=images.device)
-    cropped = crops[batch, offsets[:, 0], offsets[:, 1]]
+    cropped = crops[batch, offsets[:, 0], offsets[:, 1]]  # one crop per image: B×28×28
     return torch.where(flips[:, None, None], cropped.flip(2), cropped)
 
 

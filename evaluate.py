@@ -76,12 +76,13 @@ def measure_latency(model, images, preprocessing):
         A dictionary: median and quartiles at batch 1 in milliseconds, images per second in a
         batch of up to 256 images, and the device, its name and the number of CPU threads.
     """
-    from torch.utils.benchmark import Timer  # it warms up and synchronises
+    from torch.utils.benchmark import Timer  # it warms up and waits for a GPU to finish
 
     device, threads = next(model.parameters()).device, torch.get_num_threads()
 
     def measure(batch):
-        # Timer runs a statement, with these as its variables.
+        # Timer runs a statement, with these as its variables, for half a second in blocks; each
+        # of its times is the mean of a block.
         names = {"model": model, "preprocess": data.preprocess, "x": batch, "p": preprocessing}
         timer = Timer("model(preprocess(x, **p))", globals=names, num_threads=threads)
         return timer.blocked_autorange(min_run_time=0.5).times  # seconds
@@ -137,8 +138,8 @@ def evaluate(path, split, device, data_dir):
     probability, predicted = logits.softmax(1).max(1)
     columns = [column.tolist() for column in (index, labels, predicted, probability)]
     rows = [
-        {"index": i, "true": true, "predicted": predicted_class, "probability": f"{p:.4f}"}
-        for i, true, predicted_class, p in zip(*columns, strict=True)
+        {"index": i, "true": label, "predicted": predicted_class, "probability": f"{p:.4f}"}
+        for i, label, predicted_class, p in zip(*columns, strict=True)
     ]
     prefix = "" if path.stem == "best" else f"{path.stem}-"
     prefix += "" if split == "test" else f"{split}-"

@@ -116,7 +116,7 @@ def build_model(name, width=64, dropout=0.3):
         dropout: dropout probability of a ResNet (0.3 in the report).
     """
     # channels_last stores the channels of a pixel side by side, which makes convolutions faster.
-    # The weights alone decide it; the input need not be converted.
+    # It is enough that the weights are stored so: PyTorch converts the input.
     return MODELS[name](width, dropout).to(memory_format=torch.channels_last)
 
 

@@ -34,7 +34,7 @@ import data
 import evaluate
 from models import MODELS, build_model, count_parameters
 
-# The defaults of each optimizer, which a recipe may override.
+# The defaults of --lr and --weight-decay for an optimizer that is not the recipe's own.
 OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
@@ -46,32 +46,38 @@ REPORT_RECIPE = {
     "epochs": 133,  # its "about 50,000 steps"
     "batch_size": 128,
     "optimizer": "adam",
-    **OPTIMIZERS["adam"],
+    "lr": 1e-3,
+    "weight_decay": 0.0,
     "schedule": "cosine",
     "label_smoothing": 0.0,
     "padding": 4,
     "flip": 0.5,
-    "dropout": 0.3,
+    "dropout": 0.3,  # of the ResNets; the MLP has none
     "pixels": "28",  # a string, parsed like the argument of --pixels
 }
 MLP_RECIPE = {
-    **REPORT_RECIPE,
     "epochs": 100,
     "batch_size": 256,
     "optimizer": "muon",
     "lr": 0.005,
     "weight_decay": 0.05,
+    "schedule": "cosine",
+    "label_smoothing": 0.0,
     "padding": 1,
+    "flip": 0.5,
+    "dropout": 0.3,
+    "pixels": "28",
 }
 RESNET_RECIPE = {
-    **REPORT_RECIPE,
     "epochs": 15,
     "batch_size": 256,
     "optimizer": "muon",
-    **OPTIMIZERS["muon"],
+    "lr": 0.12,
+    "weight_decay": 0.015,
     "schedule": "triangle",
-    "label_smoothing": 0.1,
+    "label_smoothing": 0.1,  # the target is 0.91 for the true class, 0.01 for each other
     "padding": 1,
+    "flip": 0.5,
     "dropout": 0.0,
     # Two thirds of the epochs at 16×16, then 28×28. An epoch at 16×16 costs a third, and since the
     # network averages over the pixels at its end, the same weights work at both.
@@ -103,27 +109,27 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         predictions, number of images.
     """
     images, labels = train_set
-    rank, world = rank_and_world()  # 0 and 1 without torchrun: then these two change nothing below
+    rank, _ = rank_and_world()  # 0, unless torchrun has started several processes
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
-    sums = []
+    sums = []  # of losses and correct predictions, one pair per step
     network.train()
     disable = True if rank > 0 else None  # None: no progress bar where there is no terminal
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=disable)
-    for i, batch in enumerate(bar):  # a batch is a tensor of indices of images
+    for i, batch in enumerate(bar):  # a batch is a tensor of B indices of images
         step = epoch * len(batches) + i
         # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
         set_learning_rate(optimizers, args, (epoch + i / len(batches)) / args.epochs)
-        mine = batch[rank::world]  # all of it, or this process's part
-        x = make_inputs(images, mine, augmentation, pixels, args)  # B×1×pixels×pixels
-        y = target = labels[mine]
+        x = make_inputs(images, batch, augmentation, pixels, args)  # B×1×pixels×pixels
+        y = target = labels[batch]
         # mixup (Zhang et al. 2018, arXiv:1710.09412), off by default: a weighted mean of two images
         # and of their labels. Image i of the batch is paired with image B−1−i.
         if args.mixup:
             weight = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
             x = weight * x + (1 - weight) * x.flip(0)
             target = weight * F.one_hot(y, 10) + (1 - weight) * F.one_hot(y.flip(0), 10)  # B×10
-        # autocast computes convolutions and products in bfloat16; weights and loss are float32.
+        # autocast computes convolutions and matrix products in bfloat16: the range of float32, but
+        # 8 bits of precision and half the memory. Weights and loss are float32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = network(x).float()  # B×10
         # The target is B classes or, with mixup, B×10 probabilities.
@@ -132,12 +138,12 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-        # No .item() here: it would make the CPU wait for the GPU in every step. (full_like makes
-        # the number of images a tensor on the device.)
+        # No .item() here: it would make the CPU wait for the GPU in every step.
         correct = (logits.argmax(1) == y).sum()
-        sums.append(torch.stack([loss.detach() * len(y), correct, torch.full_like(loss, len(y))]))
-    sums = torch.stack(sums)  # S×3
-    if world > 1:
+        sums.append(torch.stack([loss.detach() * len(y), correct]))
+    counts = torch.tensor([len(batch) for batch in batches], device=images.device)  # S
+    sums = torch.column_stack([torch.stack(sums), counts])  # S×3
+    if dist.is_initialized():
         dist.all_reduce(sums)  # adds up those of all processes
     return sums.cpu().double()
 
@@ -146,8 +152,9 @@ def draw_epoch(n, epoch, args, device):
     """Draw the order and the augmentation of an epoch, from the seed and the epoch number only.
 
     Returns:
-        batches: tuple of int64 index tensors. A last batch smaller than a quarter of the batch
-            size is dropped, because its gradient would be noisy.
+        batches: list of int64 index tensors; under torchrun, of this process's part of each batch.
+            A last batch smaller than a quarter of the batch size is dropped, because its gradient
+            would be noisy.
         augmentation: dictionary of the random numbers of all n images, for ``make_inputs``.
             Those of a new augmentation are drawn last, so that the others stay the same.
     """
@@ -159,6 +166,8 @@ def draw_epoch(n, epoch, args, device):
         "offsets": torch.randint(0, 2 * args.padding + 1, (n, 2), generator=generator),
         "flips": torch.rand(n, generator=generator) < args.flip,
     }
+    rank, world = rank_and_world()
+    batches = [batch[rank::world] for batch in batches]  # with one process: the same
     return batches, {name: values.to(device) for name, values in augmentation.items()}
 
 
@@ -177,6 +186,7 @@ def validate(model, val_set, pixels, args):
         return math.nan, math.nan
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
+        # In evaluation mode, from images on the CPU to logits on the CPU.
         logits = evaluate.predict(model, images, data.preprocess_options(pixels))
     loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(images)
     return loss, (logits.argmax(1) == labels).sum().item() / len(images)
@@ -213,8 +223,8 @@ def build_optimizers(model, args):
     optimizer needs a branch here and a line in ``OPTIMIZERS``."""
 
     def is_hidden(p):
-        """Whether p is a matrix or a kernel, but not the first convolution (one input channel) nor
-        the last layer (ten outputs). An MLP's first layer counts as hidden."""
+        """Whether Muon updates p: every matrix or kernel does, except that of the first convolution
+        (recognised by its one input channel) and of the last layer (by its ten outputs)."""
         return p.ndim > 1 and p.shape[1] != 1 and len(p) != len(data.CLASSES)
 
     parameters = list(model.parameters())

@@ -277,11 +277,13 @@ def test_minutes_and_latency_come_with_their_processor(tmp_path):
     copy_run(tmp_path / "b", "resnet18")
     copy_run(tmp_path / "c", "resnet34", {"device": "cuda", "device_name": "a GPU"})
     analyze.tabulate_models(analyze.find_runs([tmp_path]), tmp_path)
-    notes = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[-5:]
+    notes = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[-7:]
     assert notes == [
+        "Latency of mlp, resnet18: AMD EPYC (family 25, model 17), 2 threads, float32.",
+        "",
+        "Latency of resnet34: AMD EPYC, 2 threads, float32.",
+        "",
         "Minutes of mlp, resnet18: AMD EPYC (family 25, model 17), 2 threads, bfloat16.",
         "",
         "Minutes of resnet34: a GPU, bfloat16.",
-        "",
-        "Latency: on the same processor as the minutes, in float32.",
     ]
