@@ -67,11 +67,10 @@ def read_run(folder):
     must be there."""
     config = read_json(folder / "config.json")
     evaluation = read_json(folder / "evaluation.json")
-    log = read_csv(folder / "log.csv", epoch=int, pixels=int, train_accuracy=float,
-                   val_accuracy=float, seconds=float)  # fmt: skip
-    if log is None:
-        raise FileNotFoundError("no log.csv; train.py writes it after the first epoch")
-    at_last_resolution = log["val_accuracy"][log["pixels"] == log["pixels"][-1]]
+    log = read_csv(folder / "log.csv", epoch=int, train_accuracy=float, val_accuracy=float,
+                   seconds=float)  # fmt: skip
+    if log is None or not len(log):
+        raise ValueError("log.csv has no row; train.py writes one after each epoch")
     latency = evaluation["latency"] if evaluation else None
     return SimpleNamespace(
         folder=folder,
@@ -85,12 +84,12 @@ def read_run(folder):
         seed=config["seed"],
         parameters=config["parameters"],
         settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},  # see find_seeds
-        machine=describe_machine(config),  # the processor, see there
+        machine=describe_machine(config),  # processor, threads, precision
         colour=NETWORK_COLOURS.get(config["model"], "grey"),
         log=log,  # one row per epoch
         minutes=log["seconds"].sum() / 60,  # with the validation
         # 0 if the run was also trained on the validation images.
-        best_validation=np.nan_to_num(at_last_resolution).max(),
+        best_validation=np.nan_to_num(log["val_accuracy"]).max(),
         steps=read_csv(folder / "steps.csv", step=int, train_loss=float),
         evaluation=evaluation,
         accuracy=evaluation["accuracy"] if evaluation else None,
@@ -290,7 +289,7 @@ def plot_accuracy(runs, folder):
     for axis, column in zip(axes, ("train_accuracy", "val_accuracy"), strict=True):
         for run in runs:
             axis.plot(run.log["epoch"], 100 * run.log[column], **line_style(run))
-        axis.set(xlabel="epoch", xscale="log")  # 15 epochs beside 133
+        axis.set(xlabel="epoch", xscale="log")  # 10 epochs beside 133
         set_log_ticks(axis.xaxis, (1, 2, 5))
         axis.grid(alpha=0.3)
     lowest = min(100 * (run.best_validation or 1) for run in runs)  # 0: there was no validation
@@ -357,12 +356,13 @@ def plot_errors(run, folder):
     total = errors.sum(1)
     figure, axis = plt.subplots(figsize=(10, 5))
     for j, colour in enumerate(COLOURS):
-        bars = axis.bar(range(10), errors[:, j], 0.75, errors[:, :j].sum(1), color=colour,
+        below = errors[:, :j].sum(1)
+        bars = axis.bar(range(10), errors[:, j], width=0.75, bottom=below, color=colour,
                         ec="white", lw=0.8, label=f"{j} {data.CLASSES[j]}")  # fmt: skip
         numbers = np.where(errors[:, j] > 0.035 * total.max(), str(j), "")  # where there is room
         box = {"fc": "white", "ec": "none", "pad": 1}
         axis.bar_label(bars, numbers, label_type="center", fontsize=8, bbox=box)
-    axis.bar_label(bars, total)  # above the last part, which ends where the stack does
+    axis.bar_label(bars, total)  # bars are those of class 9, which end where the stack does
     axis.set_xticks(range(10), [f"{i}\n{name}" for i, name in enumerate(SHORT)], fontsize=9)
     axis.set(xlabel="true class", ylabel="wrong test images", ylim=(0, 1.08 * max(total.max(), 1)))
     axis.set_title(f"{run.name}: errors of each true class by predicted class")
@@ -465,8 +465,10 @@ def tabulate_models(runs, folder):
             seeds = {r.seed for r in tested}
             if len(seeds) > 1:
                 accuracy += f" ({min(accuracies):.2f}–{max(accuracies):.2f}, {len(seeds)} seeds)"
-            latency = f"{np.median([r.latency for r in tested]):.2f} ms"
-            notes.setdefault(("Latency", tested[0].latency_machine), []).append(model)
+            machine = tested[0].latency_machine
+            times = [r.latency for r in tested if r.latency_machine == machine]
+            latency = f"{np.median(times):.2f} ms"
+            notes.setdefault(("Latency", machine), []).append(model)
         row = {
             "network": model,
             "parameters": f"{run.parameters:,}",
@@ -499,7 +501,9 @@ def main():
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
     args = parser.parse_args()
     runs = find_runs(args.runs)
-    with_predictions = [r for r in runs if r.predictions is not None and args.run in (None, r.name)]
+    with_predictions = [run for run in runs if run.predictions is not None]
+    if args.run is not None:
+        with_predictions = [run for run in with_predictions if run.name == args.run]
     if args.run is not None and not with_predictions:
         raise data.UserError(f"--run {args.run}: no run of that name has a predictions.csv")
     folder = open_folder(args.out)

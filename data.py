@@ -24,6 +24,7 @@ CLASSES = (
     "Ankle boot",
 )  # fmt: skip
 # The pixels, scaled to [0, 1], are normalised by these two: as in the report, to [-1, 1].
+# Checkpoints do not record them: after a change, train anew.
 MEAN, STD = 0.5, 0.5
 
 
@@ -98,29 +99,21 @@ def crop_and_flip(images, offsets, flips, padding):
     # crops[i, r, c] is image i cropped at row r and column c; as a view, nothing is copied.
     crops = padded.unfold(1, 28, 1).unfold(2, 28, 1)  # B×(2p+1)×(2p+1)×28×28
     batch = torch.arange(len(images), device=images.device)
-    cropped = crops[batch, offsets[:, 0], offsets[:, 1]]  # one crop per image: B×28×28
-    return torch.where(flips[:, None, None], cropped.flip(2), cropped)
+    rows, columns = offsets.unbind(1)
+    cropped = crops[batch, rows, columns]  # B×28×28: crops[i, rows[i], columns[i]] for each image i
+    return torch.where(flips[:, None, None], cropped.flip(2), cropped)  # flips as B×1×1
 
 
-def preprocess(images, pixels=28, mean=MEAN, std=STD):
-    """Turn bytes into the input of a network, as torchvision's ToTensor, Normalize and Resize do.
+def preprocess(images):
+    """Turn bytes into the input of a network, as torchvision's ToTensor and Normalize do.
 
     Args:
         images: tensor B×28×28, uint8 or float, from 0 to 255, on any device.
-        pixels: resolution of the result; if it is not 28, the images are resized bilinearly.
-        mean, std: of the pixels scaled to [0, 1].
 
     Returns:
-        float32 tensor B×1×pixels×pixels.
+        float32 tensor B×1×28×28.
     """
-    x = images[:, None].float().div(255).sub(mean).div(std)
-    return x if pixels == 28 else F.interpolate(x, size=pixels, mode="bilinear", antialias=True)
-
-
-def preprocess_options(pixels=28):
-    """Return the arguments of ``preprocess`` as a dictionary. Checkpoints contain it: evaluation
-    preprocesses images as training did."""
-    return {"pixels": pixels, "mean": MEAN, "std": STD}
+    return images[:, None].float().div(255).sub(MEAN).div(STD)
 
 
 # ---- Shared by the scripts: read these where another file calls them
@@ -138,7 +131,7 @@ def write_file(path, content):
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # on the disk before it gets its name
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -158,7 +151,8 @@ def write_csv(path, rows):
 
 
 def number(kind, low, high):
-    """Return an argparse type: an int or a float from low to high."""
+    """Return a function for argparse's ``type``: it turns a text into an int or a float, and
+    refuses one that is not from low to high."""
 
     def parse(text):
         value = kind(text)
@@ -171,8 +165,8 @@ def number(kind, low, high):
 
 
 def run_script(main, stopped="stopped"):
-    """Run the ``main`` of a script. A user's mistake is printed as one line, other errors keep
-    their traceback. After Ctrl-C the line is ``stopped``."""
+    """Run the ``main`` of a script. A user's mistake and what the operating system refuses are
+    printed as one line, other errors keep their traceback. After Ctrl-C the line is ``stopped``."""
     for stream in (sys.stdout, sys.stderr):  # they may not be able to show × or Chinese characters
         stream.reconfigure(errors="replace")
     try:

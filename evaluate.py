@@ -22,14 +22,13 @@ from models import build_model, count_parameters
 
 
 @torch.no_grad()
-def predict(model, images, preprocessing):
+def predict(model, images):
     """Return the logits of images, in evaluation mode and without augmentation. It computes in
     float32, or in bfloat16 where the caller has switched autocast on.
 
     Args:
         model: network on any device; it is put into evaluation mode.
         images: uint8 tensor N×28×28.
-        preprocessing: the arguments of ``data.preprocess`` that the network was trained with.
 
     Returns:
         float32 tensor N×10 on the CPU.
@@ -38,8 +37,7 @@ def predict(model, images, preprocessing):
     model.eval()
     logits = []
     for batch in images.split(500):
-        x = data.preprocess(batch.to(device), **preprocessing)
-        logits.append(model(x).float().cpu())
+        logits.append(model(data.preprocess(batch.to(device))).float().cpu())
     return torch.cat(logits)
 
 
@@ -48,8 +46,8 @@ def score(logits, labels):
 
     Returns:
         A dictionary: n, accuracy, accuracy_95 (its 95 % confidence interval, by Wilson's method),
-        loss (mean cross-entropy), per_class (precision, recall, f1-score and support by class name)
-        and confusion (10×10 counts, one row per true class).
+        loss (mean cross-entropy), per_class (by class name: precision, recall, f1-score and
+        support, the number of images) and confusion (10×10 counts, one row per true class).
     """
     from scipy.stats import binomtest  # here, because these two imports take a second
     from sklearn.metrics import classification_report, confusion_matrix
@@ -69,7 +67,7 @@ def score(logits, labels):
 
 
 @torch.no_grad()
-def measure_latency(model, images, preprocessing):
+def measure_latency(model, images):
     """Time inference on the model's device, from bytes to logits.
 
     Returns:
@@ -81,11 +79,11 @@ def measure_latency(model, images, preprocessing):
     device, threads = next(model.parameters()).device, torch.get_num_threads()
 
     def measure(batch):
-        # Timer runs a statement, with these as its variables, for half a second in blocks; each
-        # of its times is the mean of a block.
-        names = {"model": model, "preprocess": data.preprocess, "x": batch, "p": preprocessing}
-        timer = Timer("model(preprocess(x, **p))", globals=names, num_threads=threads)
-        return timer.blocked_autorange(min_run_time=0.5).times  # seconds
+        # Timer repeats a statement, with these as its variables, for at least half a second. Its
+        # times are in seconds for one repetition, each the mean of a block of them.
+        names = {"model": model, "preprocess": data.preprocess, "x": batch}
+        timer = Timer("model(preprocess(x))", globals=names, num_threads=threads)
+        return timer.blocked_autorange(min_run_time=0.5).times
 
     images = images[:256].to(device)
     q1, median, q3 = (1000 * np.percentile(measure(images[:1]), (25, 50, 75))).tolist()
@@ -105,7 +103,7 @@ def evaluate(path, split, device, data_dir):
 
     Args:
         path: file of the checkpoint.
-        split: "test", or "val" for the validation images, some of the 60,000 training images.
+        split: "test", or "val" for the validation images, 12,000 of the 60,000 training images.
         device: the ``torch.device`` that computes.
         data_dir: folder of the data set.
 
@@ -115,7 +113,7 @@ def evaluate(path, split, device, data_dir):
     model, checkpoint = load_model(path)
     model.to(device)
     images, labels = data.load(data_dir, train=split == "val")
-    index = torch.arange(len(images))  # of each image in its file
+    index = torch.arange(len(images))  # of each image in the data set, for predictions.csv
     if split == "val":
         if checkpoint["config"].get("train_on") == "all":
             raise data.UserError(f"{path} was also trained on the validation images")
@@ -123,17 +121,15 @@ def evaluate(path, split, device, data_dir):
         images, labels = images[index], labels[index]
 
     # In float32 on every machine, so that the accuracy does not depend on the hardware.
-    preprocessing = checkpoint["preprocessing"]
-    logits = predict(model, images, preprocessing)
+    logits = predict(model, images)
     result = {
         "checkpoint": str(path),
         "model": checkpoint["config"]["model"],
         "epoch": checkpoint["epoch"],
         "split": split,
-        "pixels": preprocessing["pixels"],
         "parameters": count_parameters(model),
         **score(logits, labels),
-        "latency": measure_latency(model, images, preprocessing),
+        "latency": measure_latency(model, images),
     }
     probability, predicted = logits.softmax(1).max(1)
     columns = [column.tolist() for column in (index, labels, predicted, probability)]
@@ -198,7 +194,7 @@ def load_model(path):
     Returns:
         model: the network with its weights, on the CPU and in evaluation mode.
         checkpoint: the dictionary that was saved. "config" has the training options, "epoch" the
-            number of finished epochs, "preprocessing" the arguments of ``data.preprocess``.
+            number of finished epochs.
 
     Raises:
         UserError: as ``read_checkpoint``, or the network cannot be rebuilt from it.
@@ -209,7 +205,7 @@ def load_model(path):
         model = build_model(config["model"], config["width"], config["dropout"])
         model.load_state_dict(checkpoint["model"])
         black = torch.zeros(1, 28, 28, dtype=torch.uint8)
-        if not predict(model, black, checkpoint["preprocessing"]).isfinite().all():
+        if not predict(model, black).isfinite().all():
             raise ValueError("its weights give numbers that are not finite")
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[-1].strip()
@@ -238,7 +234,6 @@ def read_checkpoint(path):
         raise data.UserError(
             f'{path} was not written by train.py: it lacks "config", "epoch" or "model"'
         )
-    checkpoint.setdefault("preprocessing", data.preprocess_options())  # of earlier versions
     return checkpoint
 
 

@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: He et al. 2016, figure 5 (left).
 
     Where the block changes the number of channels or the resolution, the shortcut is a 1×1
-    convolution (their option B); elsewhere it is the identity.
+    convolution; elsewhere it is the identity.
     """
 
     def __init__(self, in_channels, out_channels, stride=1):
@@ -60,8 +60,7 @@ class ResNet(nn.Module):
     """A 3×3 convolution, four stages of BasicBlocks, global average pooling, one linear layer.
 
     The stages are ``layer1`` to ``layer4``, as in torchvision; 2 to 4 halve the resolution, rounded
-    up: 28, 14, 7, 4. The shapes in the comments are those of width 64 and 28×28 pixels; because of
-    the pooling, other resolutions also work.
+    up: 28, 14, 7, 4. The shapes in the comments are those of width 64.
 
     Args:
         num_blocks: blocks in each of the four stages, (2, 2, 2, 2) for ResNet18.
@@ -115,8 +114,8 @@ def build_model(name, width=64, dropout=0.3):
         width: channels of a ResNet's first stage (64 in the report).
         dropout: dropout probability of a ResNet (0.3 in the report).
     """
-    # channels_last stores the channels of a pixel side by side, which makes convolutions faster.
-    # It is enough that the weights are stored so: PyTorch converts the input.
+    # channels_last stores the channels of a pixel side by side, which makes convolutions faster;
+    # shapes remain the same. Storing the weights so is enough: PyTorch converts the input.
     return MODELS[name](width, dropout).to(memory_format=torch.channels_last)
 
 

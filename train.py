@@ -3,11 +3,13 @@
     python train.py --model resnet18
 
 Writes into runs/NAME: config.json (options and environment), log.csv (one row per epoch),
-steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest validation accuracy at
-the current resolution, in the end the final one) and last.pt (everything that --resume needs).
+steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest validation accuracy) and
+last.pt (everything that --resume needs).
 
 train_epoch(), the first function, is the loop over the batches of an epoch, main() the loop over
 the epochs. What follows main() can wait for a second reading: Muon, torchrun, files and options.
+Without torchrun there is one process: rank is 0, world is 1, is_main is true, and what starts with
+dist is skipped.
 """
 
 import argparse
@@ -34,6 +36,9 @@ import data
 import evaluate
 from models import MODELS, build_model, count_parameters
 
+# A recipe has defaults of the options: parse_args() makes its "lr" args.lr, unless --lr is given.
+# Options that are in no recipe, such as --mixup and --precision, have their defaults there.
+
 # The defaults of --lr and --weight-decay for an optimizer that is not the recipe's own.
 OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
@@ -53,7 +58,6 @@ REPORT_RECIPE = {
     "padding": 4,
     "flip": 0.5,
     "dropout": 0.3,  # of the ResNets; the MLP has none
-    "pixels": "28",  # a string, parsed like the argument of --pixels
 }
 MLP_RECIPE = {
     "epochs": 100,
@@ -66,10 +70,9 @@ MLP_RECIPE = {
     "padding": 1,
     "flip": 0.5,
     "dropout": 0.3,
-    "pixels": "28",
 }
 RESNET_RECIPE = {
-    "epochs": 15,
+    "epochs": 10,
     "batch_size": 256,
     "optimizer": "muon",
     "lr": 0.12,
@@ -79,21 +82,15 @@ RESNET_RECIPE = {
     "padding": 1,
     "flip": 0.5,
     "dropout": 0.0,
-    # Two thirds of the epochs at 16×16, then 28×28. An epoch at 16×16 costs a third, and since the
-    # network averages over the pixels at its end, the same weights work at both.
-    "pixels": "16,16,28",
 }
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
 OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # "modern" for a network of your own: not tuned
-
-# A row of steps.csv is the mean training loss of so many steps; an epoch's last one may have fewer.
-LOG_STEPS = 25
 
 
 # ---- One epoch
 
 
-def train_epoch(network, optimizers, train_set, epoch, pixels, args):
+def train_epoch(network, optimizers, train_set, epoch, args):
     """Train for one epoch.
 
     Args:
@@ -101,7 +98,6 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         optimizers: list of optimizers, each for a part of the parameters.
         train_set: images N×28×28 uint8 and labels N.
         epoch: number of the epoch, from 0.
-        pixels: resolution of the network's input.
         args: options of the command line.
 
     Returns:
@@ -111,7 +107,7 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
     images, labels = train_set
     rank, _ = rank_and_world()  # 0, unless torchrun has started several processes
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
-    sums = []  # of losses and correct predictions, one pair per step
+    results = []  # of each step: mean loss and number of correct predictions
     network.train()
     disable = True if rank > 0 else None  # None: no progress bar where there is no terminal
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=disable)
@@ -120,12 +116,12 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
         set_learning_rate(optimizers, args, (epoch + i / len(batches)) / args.epochs)
-        x = make_inputs(images, batch, augmentation, pixels, args)  # B×1×pixels×pixels
+        x = make_inputs(images, batch, augmentation, args)  # B×1×28×28
         y = target = labels[batch]
         # mixup (Zhang et al. 2018, arXiv:1710.09412), off by default: a weighted mean of two images
         # and of their labels. Image i of the batch is paired with image B−1−i.
         if args.mixup:
-            weight = torch.distributions.Beta(args.mixup, args.mixup).sample().item()
+            weight = torch.distributions.Beta(args.mixup, args.mixup).sample().item()  # on the CPU
             x = weight * x + (1 - weight) * x.flip(0)
             target = weight * F.one_hot(y, 10) + (1 - weight) * F.one_hot(y.flip(0), 10)  # B×10
         # autocast computes convolutions and matrix products in bfloat16: the range of float32, but
@@ -138,21 +134,21 @@ def train_epoch(network, optimizers, train_set, epoch, pixels, args):
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-        # No .item() here: it would make the CPU wait for the GPU in every step.
-        correct = (logits.argmax(1) == y).sum()
-        sums.append(torch.stack([loss.detach() * len(y), correct]))
+        # No .item() of them: it would make the CPU wait for the GPU in every step.
+        results.append(torch.stack([loss.detach(), (logits.argmax(1) == y).sum()]))
+    losses, correct = torch.stack(results).unbind(1)  # S, S
     counts = torch.tensor([len(batch) for batch in batches], device=images.device)  # S
-    sums = torch.column_stack([torch.stack(sums), counts])  # S×3
+    sums = torch.stack([losses * counts, correct, counts], 1)  # S×3
     if dist.is_initialized():
         dist.all_reduce(sums)  # adds up those of all processes
     return sums.cpu().double()
 
 
 def draw_epoch(n, epoch, args, device):
-    """Draw the order and the augmentation of an epoch, from the seed and the epoch number only.
+    """Draw the order and the augmentation of an epoch; they depend on the seed and the epoch only.
 
     Returns:
-        batches: list of int64 index tensors; under torchrun, of this process's part of each batch.
+        batches: list of int64 index tensors; with torchrun, this process's part of each batch.
             A last batch smaller than a quarter of the batch size is dropped, because its gradient
             would be noisy.
         augmentation: dictionary of the random numbers of all n images, for ``make_inputs``.
@@ -171,15 +167,15 @@ def draw_epoch(n, epoch, args, device):
     return batches, {name: values.to(device) for name, values in augmentation.items()}
 
 
-def make_inputs(images, index, augmentation, pixels, args):
+def make_inputs(images, index, augmentation, args):
     """Select B of N images, uint8 N×28×28, and augment them as drawn by ``draw_epoch``: float32
-    B×1×pixels×pixels."""
+    B×1×28×28."""
     drawn = {name: values[index] for name, values in augmentation.items()}
     x = data.crop_and_flip(images[index], drawn["offsets"], drawn["flips"], args.padding)
-    return data.preprocess(x, pixels)  # from 0 … 255 to −1 … 1
+    return data.preprocess(x)  # from 0 … 255 to −1 … 1
 
 
-def validate(model, val_set, pixels, args):
+def validate(model, val_set, args):
     """Return the loss and the accuracy on the validation images; nan, nan if there are none."""
     images, labels = val_set
     if not len(images):
@@ -187,7 +183,7 @@ def validate(model, val_set, pixels, args):
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
         # In evaluation mode, from images on the CPU to logits on the CPU.
-        logits = evaluate.predict(model, images, data.preprocess_options(pixels))
+        logits = evaluate.predict(model, images)
     loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(images)
     return loss, (logits.argmax(1) == labels).sum().item() / len(images)
 
@@ -223,8 +219,8 @@ def build_optimizers(model, args):
     optimizer needs a branch here and a line in ``OPTIMIZERS``."""
 
     def is_hidden(p):
-        """Whether Muon updates p: every matrix or kernel does, except that of the first convolution
-        (recognised by its one input channel) and of the last layer (by its ten outputs)."""
+        """Whether p is a matrix or a kernel, except that of the first convolution (recognised by
+        its one input channel) and of the last layer (by its ten outputs)."""
         return p.ndim > 1 and p.shape[1] != 1 and len(p) != len(data.CLASSES)
 
     parameters = list(model.parameters())
@@ -232,7 +228,7 @@ def build_optimizers(model, args):
     if args.optimizer == "muon":  # --lr and --weight-decay are Muon's
         hidden = [p for p in parameters if is_hidden(p)]
         rest = [p for p in parameters if not is_hidden(p)]
-        adamw = torch.optim.AdamW(rest, 2e-3, weight_decay=0.0, fused=True)
+        adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
         return [adamw, Muon(hidden, **settings)] if hidden else [adamw]
     weights = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
@@ -247,23 +243,6 @@ def build_optimizers(model, args):
 
 
 # ---- The training
-
-
-def pixels_by_epoch(sizes, epochs):
-    """Return the resolution of each epoch: for the sizes 16, 16, 28 and 15 epochs, ten times 16 and
-    five times 28. The last epoch always has the last size."""
-    return [sizes[((epoch + 1) * len(sizes) - 1) // epochs] for epoch in range(epochs)]
-
-
-def check_pixels(model, args):
-    """Raise a UserError if the network, such as the MLP, does not take a resolution."""
-    black = torch.zeros(1, 28, 28, dtype=torch.uint8)
-    for size in set(args.pixels) - {28}:
-        try:
-            evaluate.predict(model, black, data.preprocess_options(size))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise data.UserError(f"{args.model} cannot take --pixels {size}: {reason}") from None
 
 
 def load_sets(args, device):
@@ -288,9 +267,7 @@ def main(argv=None):
     train_set, val_set = load_sets(args, device)
     torch.manual_seed(args.seed)
     model = build_model(args.model, args.width, args.dropout).to(device)
-    check_pixels(model, args)
     optimizers = build_optimizers(model, args)
-    epoch_pixels = pixels_by_epoch(args.pixels, args.epochs)
 
     run = Path(args.runs) / args.name
     if is_main:
@@ -300,9 +277,9 @@ def main(argv=None):
             lock.acquire(blocking=False)
         except Timeout:
             raise data.UserError(f"{run} is being trained by another process") from None
-    env = environment(model, device)
-    # What a checkpoint contains besides weights and optimizers: config, epoch (number of finished
-    # epochs), log and steps (rows of the CSV files), preprocessing.
+    env = environment(model, device)  # device, threads, versions, number of parameters
+    # If last.pt is resumed, its weights and optimizers are loaded into these. The rest is state:
+    # config, epoch (number of finished epochs), log and steps (rows of the CSV files).
     state = start_or_resume(run, model, optimizers, args, env)
     if dist.is_initialized():
         dist.barrier()  # nothing is written before every process has checked the folder
@@ -313,8 +290,9 @@ def main(argv=None):
         board = SummaryWriter(run)  # of TensorBoard
         # Show the first images as the network sees them.
         batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
-        x = make_inputs(train_set[0], batches[0][:64], augmentation, epoch_pixels[0], args)
+        x = make_inputs(train_set[0], batches[0][:64], augmentation, args)
         board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
+    # The network shares the weights of the model: it is trained, the model validated and saved.
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
     if args.compile:  # CUDA graphs reduce the CPU's overhead of launching kernels
         network = torch.compile(network, mode="reduce-overhead", dynamic=False)
@@ -326,10 +304,9 @@ def main(argv=None):
 
     for epoch in range(state["epoch"], args.epochs):
         start = time.perf_counter()
-        pixels = epoch_pixels[epoch]
-        sums = train_epoch(network, optimizers, train_set, epoch, pixels, args)  # S×3
+        sums = train_epoch(network, optimizers, train_set, epoch, args)  # S×3
         train_seconds = time.perf_counter() - start
-        val_loss, val_accuracy = validate(model, val_set, pixels, args)
+        val_loss, val_accuracy = validate(model, val_set, args)
         loss_sum, correct, count = sums.sum(0).tolist()
         train_loss = loss_sum / count
         finite = all(p.isfinite().all() for p in model.parameters())
@@ -343,8 +320,8 @@ def main(argv=None):
         row = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * len(sums),
-            "pixels": pixels,
-            "learning_rate": optimizers[-1].param_groups[0]["lr"],  # of the last step
+            # Of the last step; if there are two optimizers, Muon's.
+            "learning_rate": optimizers[-1].param_groups[0]["lr"],
             "train_loss": train_loss,
             "train_accuracy": correct / count,
             "val_loss": val_loss,
@@ -352,11 +329,10 @@ def main(argv=None):
             "seconds": time.perf_counter() - start,
             "images_per_second": count / train_seconds,
         }
-        # Accuracies at different resolutions are not comparable: best.pt starts anew at each.
-        earlier = [old["val_accuracy"] for old in state["log"] if old["pixels"] == pixels]
+        earlier = [old["val_accuracy"] for old in state["log"]]
         is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
         state["log"].append(row)
-        state.update(epoch=epoch + 1, preprocessing=data.preprocess_options(pixels))
+        state["epoch"] = epoch + 1
         if is_main:
             save_epoch(run, board, sums, state, model, optimizers, is_best)
         text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
@@ -462,6 +438,8 @@ def join_processes(device, args):
 
 # ---- The files of a run: start, resume, save
 
+# A row of steps.csv is the mean training loss of so many steps; an epoch's last one may have fewer.
+LOG_STEPS = 25
 # These may change when a run is resumed; environment() records the device and the threads.
 FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_dir")
 
@@ -472,7 +450,7 @@ def start_or_resume(run, model, optimizers, args, env):
     Returns:
         Dictionary of everything in a checkpoint but weights and optimizers: config (the options,
         and ``env``, which is what ``environment`` returned), epoch (number of finished epochs), log
-        and steps (rows of the CSV files, so that a resumed run writes them whole), preprocessing.
+        and steps (rows of the CSV files, so that a resumed run writes them whole).
 
     Raises:
         UserError: the folder holds something that this training would overwrite or cannot resume.
@@ -483,15 +461,14 @@ def start_or_resume(run, model, optimizers, args, env):
         others = {file.name for file in run.glob("*")} - {"lock", "last.pt.tmp"}
         if others:
             raise data.UserError(f"{run} holds {min(others)}, but no last.pt: use another --name")
-        return {"config": {**options, **env}, "epoch": 0, "log": [], "steps": [],
-                "preprocessing": data.preprocess_options(args.pixels[0])}  # fmt: skip
+        return {"config": {**options, **env}, "epoch": 0, "log": [], "steps": []}
     if not args.resume:
         raise data.UserError(f"{run} holds a run: --resume continues it, --name starts another")
     state = evaluate.read_checkpoint(last)
-    for name, value in options.items():
-        old = state["config"].get(name)
-        if value != old:
-            raise data.UserError(f"{run} was started with {name} = {old}, not {value}")
+    for name in sorted({*options, *state["config"]} - {*env, "resumed"}):
+        old, new = state["config"].get(name), options.get(name)
+        if new != old:
+            raise data.UserError(f"{run} was started with {name} = {old}, not {new}")
     try:
         model.load_state_dict(state.pop("model"))
         for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
@@ -555,15 +532,6 @@ def environment(model, device):
 # ---- Options
 
 
-def resolutions(text):
-    """An argparse type: a list of resolutions in ascending order, such as 16,16,28."""
-    # With 8 pixels a ResNet ends in 1×1, where BatchNorm cannot normalise a batch of one image.
-    sizes = [data.number(int, 9, 64)(size) for size in text.split(",")]
-    if sizes != sorted(sizes):
-        raise argparse.ArgumentTypeError(f"{text!r} is not in ascending order")
-    return sizes
-
-
 def folder_name(text):
     """An argparse type: a name that suits a folder on every system."""
     if not re.fullmatch(r"[^\W_][\w.+=-]*", text):  # matplotlib hides labels that begin with _
@@ -595,7 +563,6 @@ def parse_args(argv):
     add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
     add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images")
     add("--dropout", type=fraction, help="dropout before the last layer of a ResNet")
-    add("--pixels", type=resolutions, help="resolutions, each for an equal part of the epochs")
     # Narrower than 7 channels, oneDNN 3.12 crashes on some CPUs.
     add("--width", type=number(int, 8, 4096), default=64, help="channels of a ResNet's first stage")
     add("--train-on", choices=("split", "all"), default="split",
@@ -615,8 +582,7 @@ def parse_args(argv):
         help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
 
     # The other defaults depend on recipe, model and optimizer, so argv is parsed twice, first for
-    # these three (without --help, which would end here). argparse converts a default that is a
-    # string, such as "16,28", like an argument.
+    # these three (without --help, which would end here).
     first, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     recipe = REPORT_RECIPE if first.recipe == "report" else MODERN.get(first.model, OWN_RECIPE)
     if first.optimizer not in (None, recipe["optimizer"]):

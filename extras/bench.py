@@ -64,7 +64,7 @@ def our_batches(images, labels):
     for epoch in itertools.count():
         batches, augmentation = train.draw_epoch(len(images), epoch, args, images.device)
         for index in batches:
-            yield train.make_inputs(images, index, augmentation, 28, args), labels[index]
+            yield train.make_inputs(images, index, augmentation, args), labels[index]
 
 
 def take(batches, count):

@@ -52,9 +52,9 @@ def suspect_labels(probabilities, labels):
     return indices, suspected[indices]
 
 
-def draw_label_errors(model, images, labels, preprocessing, folder):
+def draw_label_errors(model, images, labels, folder):
     """Draw the most confident suspected label errors, and count them by pair of classes."""
-    probabilities = evaluate.predict(model, images, preprocessing).softmax(1).double()
+    probabilities = evaluate.predict(model, images).softmax(1).double()
     indices, suspected = suspect_labels(probabilities, labels)
     figure, axes = plt.subplots(4, 8, figsize=(11, 7.2), layout="constrained")
     for axis in axes.flat:
@@ -78,34 +78,34 @@ def draw_label_errors(model, images, labels, preprocessing, folder):
 
 
 @torch.no_grad()
-def averages_features(model, image, preprocessing):
+def averages_features(model, image):
     """Return whether a network ends like a ResNet: features, their averages, a linear layer."""
     if not (hasattr(model, "features") and hasattr(model, "fc")):
         return False
-    maps = model.features(data.preprocess(image, **preprocessing))
+    maps = model.features(data.preprocess(image))
     return maps.ndim == 4 and getattr(model.fc, "in_features", 0) == maps.shape[1]
 
 
 @torch.no_grad()
-def activation_maps(model, images, classes, preprocessing):
+def activation_maps(model, images, classes):
     """Return class activation maps (Zhou et al. 2016, arXiv:1512.04150), N×28×28.
 
     The logit of a class is a weighted sum of the averages of the feature maps, plus a bias. So the
     weighted sum of the maps themselves shows which places of the image the logit comes from.
     """
-    features = model.features(data.preprocess(images, **preprocessing))  # N×512×4×4
+    features = model.features(data.preprocess(images))  # N×512×4×4
     maps = torch.einsum("nchw,nc->nhw", features, model.fc.weight[classes])
     return F.interpolate(maps[:, None], size=28, mode="bilinear", align_corners=False)[:, 0]
 
 
-def draw_activation_maps(model, images, labels, preprocessing, folder):
+def draw_activation_maps(model, images, labels, folder):
     """Draw shirts, classified correctly and wrongly, with the map of the predicted class."""
     shirts = (labels == SHIRT).nonzero().flatten()
-    predicted = evaluate.predict(model, images[shirts], preprocessing).argmax(1)
+    predicted = evaluate.predict(model, images[shirts]).argmax(1)
     figure, axes = plt.subplots(2, 8, figsize=(12, 3.8), layout="constrained")
     for row, correct in zip(axes, (True, False), strict=True):
         which = ((predicted == SHIRT) == correct).nonzero().flatten()[:8]
-        maps = activation_maps(model, images[shirts[which]], predicted[which], preprocessing)
+        maps = activation_maps(model, images[shirts[which]], predicted[which])
         for axis, i, heat in zip(row, which, maps, strict=False):
             show(axis, images[shirts[i]], SHORT[predicted[i]])
             axis.imshow(heat, cmap="inferno", alpha=0.5)
@@ -115,9 +115,9 @@ def draw_activation_maps(model, images, labels, preprocessing, folder):
 
 
 @torch.no_grad()
-def draw_features(model, images, labels, preprocessing, folder):
+def draw_features(model, images, labels, folder):
     """Draw t-SNE of the pixels, and of the features before the last layer, of the same images."""
-    batches = (data.preprocess(batch, **preprocessing) for batch in images.split(250))
+    batches = (data.preprocess(batch) for batch in images.split(250))
     features = torch.cat([model.features(x).mean((2, 3)) for x in batches])
     figure, axes = plt.subplots(1, 2, figsize=(15, 6.5), layout="constrained")
     kinds = ((images.flatten(1) / 255, "pixels"), (features, "features before the last layer"))
@@ -144,23 +144,23 @@ def main():
     args = parser.parse_args()
 
     model, checkpoint = evaluate.load_model(args.ckpt)
-    preprocessing, folder = checkpoint["preprocessing"], open_folder(args.out)
+    folder = open_folder(args.out)
     if checkpoint["config"].get("train_on") == "all":
         print("label errors are left out: the network was also trained on the validation images")
     else:
         images, labels = data.load(args.data_dir, train=True)
         _, index = data.split_indices()
-        draw_label_errors(model, images[index], labels[index], preprocessing, folder)
+        draw_label_errors(model, images[index], labels[index], folder)
     images, labels = data.load(args.data_dir, train=False)
-    if not averages_features(model, images[:1], preprocessing):
+    if not averages_features(model, images[:1]):
         print(
             "activation maps and features are left out: they need a network that ends like a "
             "ResNet, with feature maps from features(), their averages and a linear layer fc"
         )
         return
-    draw_activation_maps(model, images, labels, preprocessing, folder)
+    draw_activation_maps(model, images, labels, folder)
     n = args.tsne_images
-    draw_features(model, images[:n], labels[:n], preprocessing, folder)
+    draw_features(model, images[:n], labels[:n], folder)
 
 
 if __name__ == "__main__":

@@ -46,12 +46,12 @@ TOLERANCE = 1e-3  # of a probability, between ONNX Runtime and PyTorch in float3
 class Deployed(nn.Module):
     """A classifier from bytes to probabilities: uint8 N×28×28 → float32 N×10."""
 
-    def __init__(self, model, preprocessing):
+    def __init__(self, model):
         super().__init__()
-        self.model, self.preprocessing = model, preprocessing
+        self.model = model
 
     def forward(self, images):
-        return self.model(data.preprocess(images, **self.preprocessing)).softmax(1)
+        return self.model(data.preprocess(images)).softmax(1)
 
 
 class Calibration(CalibrationDataReader):
@@ -244,10 +244,9 @@ def main():
     evaluate.use_device("cpu", args.threads)
     threads = torch.get_num_threads()
     model, checkpoint = evaluate.load_model(args.ckpt)
-    preprocessing = checkpoint["preprocessing"]
-    deployed = Deployed(model, preprocessing).eval()
+    deployed = Deployed(model).eval()
     images, labels = data.load(args.data_dir, train=False)
-    reference = evaluate.predict(model, images, preprocessing).softmax(1)
+    reference = evaluate.predict(model, images).softmax(1)
     print(f"PyTorch: accuracy {100 * accuracy(reference, labels):.2f} %")
     out.parent.mkdir(parents=True, exist_ok=True)
     if args.table and not Path(args.table).absolute().parent.is_dir():
@@ -286,7 +285,7 @@ def main():
     scores, sizes = {}, {}
     for name, (network, dtype) in networks.items():
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
-            scores[name] = evaluate.predict(network.model, images, preprocessing)
+            scores[name] = evaluate.predict(network.model, images)
         sizes[name] = Path(args.ckpt).stat().st_size
     for name, session in sessions.items():
         scores[name], sizes[name] = predict(session, images), files[name].stat().st_size

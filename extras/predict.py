@@ -249,7 +249,7 @@ def main(argv=None):
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     files = list_files(args.photographs)
     check_out(args.out)
-    model, checkpoint = evaluate.load_model(args.ckpt)
+    model, _ = evaluate.load_model(args.ckpt)
     cells, skipped = [], 0
     for path in files:
         try:
@@ -259,7 +259,7 @@ def main(argv=None):
             print(f"{path}: skipped, {error}", file=sys.stderr)
             skipped += 1
             continue
-        logits = evaluate.predict(model, image[None], checkpoint["preprocessing"])
+        logits = evaluate.predict(model, image[None])
         probabilities, classes = logits[0].softmax(0).topk(3)
         answers = [
             (f"{data.CLASSES[i]} {100 * p:.1f} %", p)

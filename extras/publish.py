@@ -24,7 +24,7 @@ import evaluate
 from train import folder_name
 
 FILES = ("config.json", "log.csv", "steps.csv", "evaluation.json", "predictions.csv")
-KEYS = ("config", "epoch", "preprocessing", "model")  # of a checkpoint; the logs are in FILES
+KEYS = ("config", "epoch", "model")  # of a checkpoint; the logs are in FILES
 HEADER = """# Trained weights
 
 Evaluate them with `python evaluate.py --ckpt pretrained/FILE`. Kernels and matrices are rounded to
@@ -53,9 +53,9 @@ def measure_accuracy(content, data_dir):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rounded.pt"
         path.write_bytes(content)
-        model, checkpoint = evaluate.load_model(path)
+        model, _ = evaluate.load_model(path)
     images, labels = data.load(data_dir, train=False)
-    logits = evaluate.predict(model.to(evaluate.use_device()), images, checkpoint["preprocessing"])
+    logits = evaluate.predict(model.to(evaluate.use_device()), images)
     return (logits.argmax(1) == labels).double().mean().item()
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import small  # noqa: F401  adds a network to MODELS
 import torch
 from conftest import DATA, ROOT
 
@@ -16,7 +17,7 @@ import data
 import evaluate
 import models
 
-EVERY_STEP = "import sys, train; train.LOG_STEPS = 1; train.main(sys.argv[1:])"
+EVERY_STEP = "import sys, small, train; train.LOG_STEPS = 1; train.main(sys.argv[1:])"
 
 
 def launch(tmp_path, processes, *args, torchrun=()):
@@ -30,7 +31,8 @@ def launch(tmp_path, processes, *args, torchrun=()):
     options = ("--recipe", "report", "--threads", 1, "--precision", "float32", "--no-test",
                "--device", "cpu", "--data-dir", DATA, "--runs", tmp_path)  # fmt: skip
     command = [*map(str, launcher), *map(str, options), *map(str, args)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -69,28 +71,29 @@ def test_two_processes_make_the_same_steps_as_one(tmp_path):
         launch(tmp_path / "other", 3, *again),
     ):
         finish(process)
+    three = read_steps(tmp_path / "other" / "two")  # parts of 334, 333 and 333 images
+    assert three[0] == pytest.approx(one[0], abs=1e-5)
 
 
 def test_batch_norm_takes_each_process_its_own_share(tmp_path):
-    narrow = ("--model", "resnet18", "--width", 8, "--epochs", 1, "--batch-size", 16_000,
-              "--pixels", 9, "--dropout", 0, "--padding", 0, "--flip", 0,
-              "--name", "net")  # fmt: skip
+    narrow = ("--model", "small", "--width", 8, "--epochs", 1, "--batch-size", 16_000,
+              "--dropout", 0, "--padding", 0, "--flip", 0, "--name", "net")  # fmt: skip
     finish(launch(tmp_path, 2, *narrow))
     images, labels = data.load(DATA, train=True)
     index, _ = data.split_indices()
     order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    model = models.build_model("resnet18", width=8, dropout=0.0).train()
+    model = models.build_model("small", width=8, dropout=0.0).train()
     losses = []
     for rank in range(2):
         mine = index[order[:16_000][rank::2]]
-        x = data.preprocess(images[mine], 9)
+        x = data.preprocess(images[mine])
         losses.append(torch.nn.functional.cross_entropy(model(x), labels[mine]).item())
     assert read_steps(tmp_path / "net")[0] == pytest.approx(sum(losses) / 2, abs=1e-5)
     # The logged validation is that of the saved network, with the statistics of process 0.
     saved, checkpoint = evaluate.load_model(tmp_path / "net" / "best.pt")
     _, index = data.split_indices()
-    logits = evaluate.predict(saved, images[index], checkpoint["preprocessing"])
+    logits = evaluate.predict(saved, images[index])
     loss = torch.nn.functional.cross_entropy(logits, labels[index]).item()
     assert checkpoint["log"][-1]["val_loss"] == pytest.approx(loss, abs=1e-5)
 

@@ -30,11 +30,11 @@ class CNN(nn.Module):
         return self.fc(self.features(x).flatten(1))
 
 
-def save_checkpoint(path, name, preprocessing, **config):
+def save_checkpoint(path, name, **config):
     """Write a checkpoint with initial weights, as train.py does; return the network."""
     model = models.build_model(name, width=8).eval()
     config = {"model": name, "width": 8, "dropout": 0.0, **config}
-    content = {"config": config, "epoch": 0, "preprocessing": preprocessing}
+    content = {"config": config, "epoch": 0}
     torch.save({**content, "model": model.state_dict()}, path)
     return model
 
@@ -54,7 +54,7 @@ def test_publish_rounds_the_weights_and_tests_what_it_wrote(mlp_run, tmp_path):
         assert (tmp_path / "results/net" / name).read_bytes() == (mlp_run / name).read_bytes()
     weights = tmp_path / "pretrained/net.pt"
     published = torch.load(weights, weights_only=True)
-    assert published.keys() == {"config", "epoch", "preprocessing", "model"}
+    assert published.keys() == {"config", "epoch", "model"}
     assert published["model"]["fc1.weight"].dtype == torch.float16
     assert published["model"]["fc1.bias"].dtype == torch.float32
     text = listing.read_text(encoding="utf-8")
@@ -85,11 +85,11 @@ def test_publish_refuses_a_run_that_was_not_tested(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("pretrained/*.pt")), ids=lambda path: path.stem)
 def test_pretrained_weights_are_those_of_the_published_predictions(path):
-    model, checkpoint = evaluate.load_model(path)
+    model, _ = evaluate.load_model(path)
     with open(ROOT / f"results/{path.stem}/predictions.csv", encoding="utf-8") as file:
         published = [int(row["predicted"]) for row in csv.DictReader(file)][:200]
     images, _ = data.load(DATA, train=False)
-    predicted = evaluate.predict(model, images[:200], checkpoint["preprocessing"]).argmax(1)
+    predicted = evaluate.predict(model, images[:200]).argmax(1)
     assert (predicted == torch.tensor(published)).sum() >= 199  # the weights are rounded
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest in (ROOT / "pretrained/README.md").read_text(encoding="utf-8")
@@ -182,24 +182,23 @@ def export():
 
 def test_export_of_a_network_that_ends_in_flatten_and_linear(export, tmp_path, monkeypatch):
     monkeypatch.setitem(models.MODELS, "cnn", lambda width, dropout: CNN())
-    model = save_checkpoint(tmp_path / "cnn.pt", "cnn", {"pixels": 28, "mean": 0.2, "std": 0.3})
+    model = save_checkpoint(tmp_path / "cnn.pt", "cnn")
     words = ["--ckpt", tmp_path / "cnn.pt", "--int8", "--data-dir", DATA]
     monkeypatch.setattr(sys, "argv", ["export.py", *map(str, words)])
     export.main()
     images = data.load(DATA, train=False)[0][:7]
     with torch.no_grad():
-        expected = model((images[:, None] / 255 - 0.2) / 0.3).softmax(1)
+        expected = model((images[:, None] / 255 - 0.5) / 0.5).softmax(1)
     for name, tolerance in (("cnn.onnx", 1e-5), ("cnn-int8.onnx", 0.05)):
         probabilities = export.predict(export.open_session(tmp_path / name, 1), images)
         assert torch.allclose(probabilities, expected, atol=tolerance), name
 
 
-def test_export_resizes_as_in_training(export, tmp_path):
-    preprocessing = data.preprocess_options(16)
+def test_export_preprocesses_as_in_training(export, tmp_path):
     model = models.build_model("resnet18", width=8).eval()
-    export.export(export.Deployed(model, preprocessing).eval(), tmp_path / "net.onnx")
+    export.export(export.Deployed(model).eval(), tmp_path / "net.onnx")
     images = data.load(DATA, train=False)[0][:3]
-    expected = evaluate.predict(model, images, preprocessing).softmax(1)
+    expected = evaluate.predict(model, images).softmax(1)
     probabilities = export.predict(export.open_session(tmp_path / "net.onnx", 1), images)
     assert torch.allclose(probabilities, expected, atol=1e-5)
 
@@ -216,7 +215,7 @@ def test_export_refuses_a_network_for_one_batch_size(export, tmp_path):
         def forward(self, x):
             return self.fc(self.features(x).reshape(len(x), -1))
 
-    export.export(export.Deployed(Fixed(), data.preprocess_options()).eval(), tmp_path / "net.onnx")
+    export.export(export.Deployed(Fixed()).eval(), tmp_path / "net.onnx")
     with pytest.raises(data.UserError, match="batches of one size"):
         export.open_session(tmp_path / "net.onnx", 1)
 
@@ -234,21 +233,21 @@ def test_suspected_labels_by_hand():
 
 def test_activation_maps_add_up_to_the_logits(real):
     model = models.build_model("resnet18", width=8).eval()
-    images, preprocessing = real[0][:20], data.preprocess_options()
-    logits = evaluate.predict(model, images, preprocessing)
+    images = real[0][:20]
+    logits = evaluate.predict(model, images)
     classes = logits.argmax(1)
     features = model.features(data.preprocess(images))
     maps = torch.einsum("nchw,nc->nhw", features, model.fc.weight[classes])
     expected = maps.mean((1, 2)) + model.fc.bias[classes]
     assert torch.allclose(expected, logits.amax(1), atol=1e-4)
-    shown = explain.activation_maps(model, images, classes, preprocessing)
+    shown = explain.activation_maps(model, images, classes)
     assert shown.shape == (20, 28, 28)
     corners = shown[:, ::27, ::27]
     assert torch.allclose(corners, maps[:, ::3, ::3], atol=1e-4)
 
 
-def test_explain_draws_everything_at_the_resolution_of_the_training(tmp_path):
-    save_checkpoint(tmp_path / "net.pt", "resnet18", data.preprocess_options(16))
+def test_explain_draws_everything(tmp_path):
+    save_checkpoint(tmp_path / "net.pt", "resnet18")
     args = ("--ckpt", tmp_path / "net.pt", "--out", tmp_path, "--tsne-images", 100)
     call("extras/explain.py", *args)
     for name in ("cam.png", "features.png", "label_errors.png"):
@@ -260,15 +259,15 @@ def test_explain_says_what_it_leaves_out(tmp_path, mlp_run):
     assert "activation maps and features are left out" in printed
     assert "label errors are left out" not in printed
     assert "| Shirt |" in (tmp_path / "label_errors.md").read_text(encoding="utf-8")
-    save_checkpoint(tmp_path / "all.pt", "mlp", data.preprocess_options(), train_on="all")
+    save_checkpoint(tmp_path / "all.pt", "mlp", train_on="all")
     printed = call("extras/explain.py", "--ckpt", tmp_path / "all.pt", "--out", tmp_path)
     assert "label errors are left out" in printed
 
 
 def test_activation_maps_need_averaged_features():
-    image, preprocessing = torch.zeros(1, 28, 28, dtype=torch.uint8), data.preprocess_options()
+    image = torch.zeros(1, 28, 28, dtype=torch.uint8)
     ends_like_a_resnet = {"resnet18": True, "mlp": False}
     for name, expected in ends_like_a_resnet.items():
         model = models.build_model(name, width=8).eval()
-        assert explain.averages_features(model, image, preprocessing) == expected
-    assert not explain.averages_features(CNN(), image, preprocessing)
+        assert explain.averages_features(model, image) == expected
+    assert not explain.averages_features(CNN(), image)

@@ -152,10 +152,10 @@ def test_article_that_touches_the_border():
 
 
 def test_enlarged_test_images_keep_their_answer(tmp_path):
-    model, checkpoint = evaluate.load_model(ROOT / "pretrained" / "resnet18-200epochs-all.pt")
+    model, _ = evaluate.load_model(ROOT / "pretrained" / "resnet18-200epochs-all.pt")
     images, _ = data.load(DATA, train=False)
     images = images[:200]
-    before = evaluate.predict(model, images, checkpoint["preprocessing"]).argmax(1)
+    before = evaluate.predict(model, images).argmax(1)
     y, x = np.mgrid[0:1:480j, 0:1:480j]
     path = tmp_path / "picture.jpg"
 
@@ -173,7 +173,7 @@ def test_enlarged_test_images_keep_their_answer(tmp_path):
                 picture = Image.fromarray(uneven.astype(np.uint8))
             picture.save(path, quality=90)
             result.append(predict.to_fashion(predict.read_photograph(path)))
-        after = evaluate.predict(model, torch.stack(result), checkpoint["preprocessing"]).argmax(1)
+        after = evaluate.predict(model, torch.stack(result)).argmax(1)
         return (before[: len(images)] == after).double().mean().item()
 
     clean, spoilt = share_kept(images, spoil=False), share_kept(images[:100], spoil=True)

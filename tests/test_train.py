@@ -46,7 +46,7 @@ def test_recipes_give_defaults_and_the_command_line_wins():
     report = train.parse_args(["--recipe", "report", "--model", "resnet18"])
     assert (report.optimizer, report.lr, report.schedule) == ("adam", 1e-3, "cosine")
     assert (report.batch_size, report.padding, report.dropout) == (128, 4, 0.3)
-    assert (report.label_smoothing, report.weight_decay, report.pixels) == (0, 0, [28])
+    assert (report.label_smoothing, report.weight_decay) == (0, 0)
     own = train.parse_args(["--recipe", "report", "--lr", "0.5", "--optimizer", "sgd"])
     assert (own.lr, own.optimizer, own.schedule) == (0.5, "sgd", "cosine")
 
@@ -61,13 +61,6 @@ def test_learning_rate_belongs_to_the_optimizer(recipe):
 def test_help_shows_the_defaults_of_the_recipe():
     shown = " ".join(call("train.py", "--recipe", "report", "--help").split())
     assert "(default: 128)" in shown and "(default: cosine)" in shown
-
-
-def test_pixels_by_epoch():
-    assert train.pixels_by_epoch([28], 3) == [28, 28, 28]
-    assert train.pixels_by_epoch([16, 20, 28], 6) == [16, 16, 20, 20, 28, 28]
-    assert train.pixels_by_epoch([16, 20, 28], 4) == [16, 20, 28, 28]
-    assert train.pixels_by_epoch([16, 28], 1) == [28]  # the test's resolution comes last
 
 
 def test_learning_rate_schedules():
@@ -179,6 +172,16 @@ def test_resume_refuses_other_options(mlp_run):
     assert "epochs = 2, not 3" in message
 
 
+def test_resume_refuses_a_run_with_an_option_that_is_no_more(mlp_run, tmp_path):
+    run = shutil.copytree(mlp_run, tmp_path / "mlp")
+    checkpoint = read_weights(run)
+    checkpoint["config"]["prune"] = 0.5
+    torch.save(checkpoint, run / "last.pt")
+    options = ("--model", "mlp", "--recipe", "report", "--epochs", 2, "--precision", "float32")
+    message = call("train.py", *options, "--runs", tmp_path, "--resume", code=1)
+    assert "started with prune = 0.5" in message and len(message.splitlines()) == 1
+
+
 def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
     options = ("--model", "mlp", "--train-on", "all", "--runs", tmp_path, "--no-test")
     said = call("train.py", *options, "--recipe", "report", "--epochs", 2)
@@ -190,34 +193,31 @@ def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
     assert "validation images" in call("evaluate.py", "--ckpt", best, "--split", "val", code=1)
 
 
-PLAIN = ("--model", "mlp", "--recipe", "report", "--epochs", 6)
-# Muon, two resolutions, mixup, dropout; 49 steps, so that the rows of steps.csv are uneven.
-NARROW = ("--model", "resnet18", "--width", 8, "--epochs", 2, "--pixels", "9,10", "--batch-size",
-          1000, "--mixup", 0.5, "--dropout", 0.3)  # fmt: skip
+PLAIN = ("train.py", "--model", "mlp", "--recipe", "report", "--epochs", 6)
+# With the ResNets' recipe; 48 steps, so that the rows of steps.csv are uneven.
+NARROW = ("tests/small.py", "--model", "small", "--width", 8, "--epochs", 2, "--batch-size", 1000,
+          "--mixup", 0.5, "--dropout", 0.3)  # fmt: skip
 
 
 @pytest.mark.parametrize(("options", "kills"), [(PLAIN, 4), (NARROW, 1)], ids=["mlp", "resnet"])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
     options = (*options, "--no-test", "--threads", 1, "--runs", tmp_path)
-    alone = start("train.py", *options, "--name", "whole")  # beside the other: on a thread each
+    alone = start(*options, "--name", "whole")  # beside the other: on a thread each
     moments, killed = random.Random(0), 0
     for i in range(kills):
-        process = start("train.py", *options, "--name", "killed", "--resume")
+        process = start(*options, "--name", "killed", "--resume")
         wait_for(process, tmp_path / "killed", epochs=i + 1)
         time.sleep(moments.uniform(0, 1))
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert killed, "no kill came before the end"
-    assert "resuming after epoch" in call("train.py", *options, "--name", "killed", "--resume")
+    assert "resuming after epoch" in call(*options, "--name", "killed", "--resume")
     assert alone.communicate(timeout=240) and alone.returncode == 0
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert same_weights(read_weights(whole), read_weights(killed))
     assert read_log(whole) == read_log(killed)
-    # Best is the best epoch at the last resolution.
-    rows = read_log(whole)[0]
-    rows = [row for row in rows if row["pixels"] == rows[-1]["pixels"]]
-    best = max(rows, key=lambda row: float(row["val_accuracy"]))
+    best = max(read_log(whole)[0], key=lambda row: float(row["val_accuracy"]))
     assert read_weights(whole, "best.pt")["epoch"] == int(best["epoch"])
     assert torch.equal(
         next(iter(read_weights(whole, "best.pt")["model"].values())),
@@ -227,13 +227,13 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
 
 def test_stopped_in_the_first_epoch_can_be_continued(tmp_path):
     options = (*PLAIN, "--no-test", "--runs", tmp_path)
-    process = start("train.py", *options)
+    process = start(*options)
     assert process.stdout.readline().startswith("mlp")  # the training begins
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert "--resume" in err and "Traceback" not in err
-    assert "--resume" in call("train.py", *options, code=1)
-    call("train.py", *options, "--resume")
+    assert "--resume" in call(*options, code=1)
+    call(*options, "--resume")
     assert len(read_log(tmp_path / "mlp")[0]) == 6
 
 
@@ -337,8 +337,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(tmp_pat
         ("--epochs", "0"), ("--epochs", "-3"), ("--epochs", "1e99"), ("--lr", "nan"),
         ("--lr", "-1"), ("--batch-size", "x"), ("--dropout", "1"), ("--padding", "-1"),
         ("--threads", "-2"), ("--width", "4"), ("--model", "vgg"), ("--recipe", "secret"),
-        ("--batch-size", "0"), ("--pixels", "16,"), ("--pixels", "8"), ("--pixels", "16x2"),
-        ("--pixels", "28,16"), ("--name", "_a"), ("--name", "a/b"), ("--name", ".."),
+        ("--batch-size", "0"), ("--name", "_a"), ("--name", "a/b"), ("--name", ".."),
         ("--name", "q$^_$b"), ("--schedule", "linear"), ("--mixup", "0.001"),
     ],
 )  # fmt: skip
@@ -356,7 +355,6 @@ def test_bad_value_is_refused_in_one_line(capsys, option, value):
         (("--device", "tpu"), "tpu"),
         (("--device", "meta"), "meta"),
         (("--device", "hpu"), "hpu"),
-        (("--model", "mlp", "--pixels", "16,28"), "--pixels"),
     ],
 )
 def test_bad_combination_is_refused_in_one_line(tmp_path, options, said):
