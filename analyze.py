@@ -37,7 +37,7 @@ COLOURS = (
 )  # fmt: skip
 SHORT = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
          "Boot")  # fmt: skip
-# The networks in the order of models.py; any further one is grey.
+# The networks in the order of models.py and two of your own; any further one is grey.
 NETWORK_COLOURS = dict(zip(MODELS, ("#b5651d", "#16407f", "#7cc4d8", "#7a2f5d", "#8aa63f"),
                            strict=False))  # fmt: skip
 # Entries of config.json in which runs with the same settings may differ.
@@ -71,7 +71,7 @@ def read_run(folder):
                    seconds=float)  # fmt: skip
     if log is None or not len(log):
         raise ValueError("log.csv has no row; train.py writes one after each epoch")
-    latency = evaluation["latency"] if evaluation else None
+    latency = evaluation["latency"] | {"precision": "float32"} if evaluation else None
     return SimpleNamespace(
         folder=folder,
         name=folder.name,
@@ -86,7 +86,7 @@ def read_run(folder):
         settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},  # see find_seeds
         machine=describe_machine(config),  # processor, threads, precision
         colour=NETWORK_COLOURS.get(config["model"], "grey"),
-        log=log,  # one row per epoch
+        log=log,  # one row per epoch; log["seconds"] is a column
         minutes=log["seconds"].sum() / 60,  # with the validation
         # 0 if the run was also trained on the validation images.
         best_validation=np.nan_to_num(log["val_accuracy"]).max(),
@@ -94,7 +94,7 @@ def read_run(folder):
         evaluation=evaluation,
         accuracy=evaluation["accuracy"] if evaluation else None,
         latency=latency["batch_1_ms"] if evaluation else None,
-        latency_machine=describe_machine({**latency, "precision": "float32"}) if evaluation else "",
+        latency_machine=describe_machine(latency) if evaluation else None,
         predictions=read_csv(folder / "predictions.csv", index=int, true=int, predicted=int,
                              probability=float),
     )  # fmt: skip
@@ -362,7 +362,7 @@ def plot_errors(run, folder):
         numbers = np.where(errors[:, j] > 0.035 * total.max(), str(j), "")  # where there is room
         box = {"fc": "white", "ec": "none", "pad": 1}
         axis.bar_label(bars, numbers, label_type="center", fontsize=8, bbox=box)
-    axis.bar_label(bars, total)  # bars are those of class 9, which end where the stack does
+    axis.bar_label(bars, total)  # above those of class 9, where the stacks end
     axis.set_xticks(range(10), [f"{i}\n{name}" for i, name in enumerate(SHORT)], fontsize=9)
     axis.set(xlabel="true class", ylabel="wrong test images", ylim=(0, 1.08 * max(total.max(), 1)))
     axis.set_title(f"{run.name}: errors of each true class by predicted class")
@@ -494,16 +494,15 @@ def main():
     add = parser.add_argument
     add("--runs", nargs="+", default=["runs", "results"], help="folders of runs, first one first")
     add("--out", default="figures", help="folder of the figures and the table")
-    add("--run", help="run whose errors are drawn; None: your run with the best validation "
+    add("--run", help="run whose errors are drawn; by default your run with the best validation "
         "accuracy, else the best published one")  # fmt: skip
     add("--tsne-images", type=data.number(int, 100, 60_000), default=5000,
         help="number of training images in the t-SNE")  # fmt: skip
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
     args = parser.parse_args()
     runs = find_runs(args.runs)
-    with_predictions = [run for run in runs if run.predictions is not None]
-    if args.run is not None:
-        with_predictions = [run for run in with_predictions if run.name == args.run]
+    wanted = [run for run in runs if args.run is None or run.name == args.run]
+    with_predictions = [run for run in wanted if run.predictions is not None]
     if args.run is not None and not with_predictions:
         raise data.UserError(f"--run {args.run}: no run of that name has a predictions.csv")
     folder = open_folder(args.out)

@@ -116,7 +116,7 @@ def preprocess(images):
     return images[:, None].float().div(255).sub(MEAN).div(STD)
 
 
-# ---- Shared by the scripts: read these where another file calls them
+# ---- Shared by the scripts: this can wait for a second reading
 
 
 def write_file(path, content):

@@ -79,8 +79,8 @@ def measure_latency(model, images):
     device, threads = next(model.parameters()).device, torch.get_num_threads()
 
     def measure(batch):
-        # Timer repeats a statement, with these as its variables, for at least half a second. Its
-        # times are in seconds for one repetition, each the mean of a block of them.
+        # Timer repeats a statement with these variables for at least half a second. Its times, in
+        # seconds, are those of one repetition, each the mean of a block of them.
         names = {"model": model, "preprocess": data.preprocess, "x": batch}
         timer = Timer("model(preprocess(x))", globals=names, num_threads=threads)
         return timer.blocked_autorange(min_run_time=0.5).times

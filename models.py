@@ -114,8 +114,8 @@ def build_model(name, width=64, dropout=0.3):
         width: channels of a ResNet's first stage (64 in the report).
         dropout: dropout probability of a ResNet (0.3 in the report).
     """
-    # channels_last stores the channels of a pixel side by side, which makes convolutions faster;
-    # shapes remain the same. Storing the weights so is enough: PyTorch converts the input.
+    # channels_last stores the channels of a pixel side by side, which makes convolutions faster.
+    # Shapes remain the same, and PyTorch converts the input.
     return MODELS[name](width, dropout).to(memory_format=torch.channels_last)
 
 

@@ -3,13 +3,13 @@
     python train.py --model resnet18
 
 Writes into runs/NAME: config.json (options and environment), log.csv (one row per epoch),
-steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest validation accuracy) and
-last.pt (everything that --resume needs).
+steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest validation accuracy; with
+--train-on all, the last epoch) and last.pt (everything that --resume needs).
 
 train_epoch(), the first function, is the loop over the batches of an epoch, main() the loop over
 the epochs. What follows main() can wait for a second reading: Muon, torchrun, files and options.
-Without torchrun there is one process: rank is 0, world is 1, is_main is true, and what starts with
-dist is skipped.
+Without torchrun there is one process: rank is 0, world is 1, is_main is true, and dist is not
+initialized.
 """
 
 import argparse
@@ -36,16 +36,7 @@ import data
 import evaluate
 from models import MODELS, build_model, count_parameters
 
-# A recipe has defaults of the options: parse_args() makes its "lr" args.lr, unless --lr is given.
-# Options that are in no recipe, such as --mixup and --precision, have their defaults there.
-
-# The defaults of --lr and --weight-decay for an optimizer that is not the recipe's own.
-OPTIMIZERS = {
-    "adam": {"lr": 1e-3, "weight_decay": 0.0},
-    "adamw": {"lr": 2e-3, "weight_decay": 0.1},
-    "sgd": {"lr": 0.1, "weight_decay": 5e-4},
-    "muon": {"lr": 0.12, "weight_decay": 0.015},  # orthogonalised updates: see class Muon
-}
+# Recipes: defaults of options, such as args.lr. Options in no recipe have theirs in parse_args().
 # The report states neither batch size nor learning rate: these are the usual ones.
 REPORT_RECIPE = {
     "epochs": 133,  # its "about 50,000 steps"
@@ -85,6 +76,13 @@ RESNET_RECIPE = {
 }
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
 OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # "modern" for a network of your own: not tuned
+# The defaults of --lr and --weight-decay for an optimizer that is not the recipe's own.
+OPTIMIZERS = {
+    "adam": {"lr": 1e-3, "weight_decay": 0.0},
+    "adamw": {"lr": 2e-3, "weight_decay": 0.1},
+    "sgd": {"lr": 0.1, "weight_decay": 5e-4},
+    "muon": {"lr": 0.12, "weight_decay": 0.015},  # orthogonalised updates: see class Muon
+}
 
 
 # ---- One epoch
@@ -107,7 +105,7 @@ def train_epoch(network, optimizers, train_set, epoch, args):
     images, labels = train_set
     rank, _ = rank_and_world()  # 0, unless torchrun has started several processes
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
-    results = []  # of each step: mean loss and number of correct predictions
+    sums = []
     network.train()
     disable = True if rank > 0 else None  # None: no progress bar where there is no terminal
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=disable)
@@ -117,7 +115,8 @@ def train_epoch(network, optimizers, train_set, epoch, args):
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
         set_learning_rate(optimizers, args, (epoch + i / len(batches)) / args.epochs)
         x = make_inputs(images, batch, augmentation, args)  # B×1×28×28
-        y = target = labels[batch]
+        y = labels[batch]  # B
+        target = y  # unless there is mixup
         # mixup (Zhang et al. 2018, arXiv:1710.09412), off by default: a weighted mean of two images
         # and of their labels. Image i of the batch is paired with image B−1−i.
         if args.mixup:
@@ -134,11 +133,10 @@ def train_epoch(network, optimizers, train_set, epoch, args):
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-        # No .item() of them: it would make the CPU wait for the GPU in every step.
-        results.append(torch.stack([loss.detach(), (logits.argmax(1) == y).sum()]))
-    losses, correct = torch.stack(results).unbind(1)  # S, S
-    counts = torch.tensor([len(batch) for batch in batches], device=images.device)  # S
-    sums = torch.stack([losses * counts, correct, counts], 1)  # S×3
+        # Tensors: .item() would make the CPU wait for the GPU in every step.
+        correct, count = (logits.argmax(1) == y).sum(), torch.full_like(loss, len(y))
+        sums.append(torch.stack([loss.detach() * len(y), correct, count]))
+    sums = torch.stack(sums)  # S×3
     if dist.is_initialized():
         dist.all_reduce(sums)  # adds up those of all processes
     return sums.cpu().double()
@@ -154,7 +152,7 @@ def draw_epoch(n, epoch, args, device):
         augmentation: dictionary of the random numbers of all n images, for ``make_inputs``.
             Those of a new augmentation are drawn last, so that the others stay the same.
     """
-    generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)  # 10,000 epochs at most
+    generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)
     batches = torch.randperm(n, generator=generator).to(device).split(args.batch_size)
     if len(batches) > 1 and len(batches[-1]) < args.batch_size // 4:
         batches = batches[:-1]
@@ -168,7 +166,7 @@ def draw_epoch(n, epoch, args, device):
 
 
 def make_inputs(images, index, augmentation, args):
-    """Select B of N images, uint8 N×28×28, and augment them as drawn by ``draw_epoch``: float32
+    """Return B of N images, uint8 N×28×28, augmented as drawn by ``draw_epoch``: float32
     B×1×28×28."""
     drawn = {name: values[index] for name, values in augmentation.items()}
     x = data.crop_and_flip(images[index], drawn["offsets"], drawn["flips"], args.padding)
@@ -217,21 +215,17 @@ def set_learning_rate(optimizers, args, progress):
 def build_optimizers(model, args):
     """Return a list of optimizers: one, or Muon for the hidden layers and AdamW for the rest. A new
     optimizer needs a branch here and a line in ``OPTIMIZERS``."""
-
-    def is_hidden(p):
-        """Whether p is a matrix or a kernel, except that of the first convolution (recognised by
-        its one input channel) and of the last layer (by its ten outputs)."""
-        return p.ndim > 1 and p.shape[1] != 1 and len(p) != len(data.CLASSES)
-
     parameters = list(model.parameters())
+    weights = [p for p in parameters if p.ndim > 1]  # matrices and kernels
+    vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "muon":  # --lr and --weight-decay are Muon's
-        hidden = [p for p in parameters if is_hidden(p)]
-        rest = [p for p in parameters if not is_hidden(p)]
+        # All but the last layer and a first convolution, which has one input channel. The first
+        # layer of an MLP counts as hidden.
+        hidden = [p for p in weights[:-1] if p.shape[1] != 1]
+        rest = [p for p in parameters if not any(p is q for q in hidden)]
         adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
         return [adamw, Muon(hidden, **settings)] if hidden else [adamw]
-    weights = [p for p in parameters if p.ndim > 1]
-    vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
     groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
     if args.optimizer == "adam":
         return [torch.optim.Adam(groups, **settings, fused=True)]
@@ -282,16 +276,12 @@ def main(argv=None):
     # config, epoch (number of finished epochs), log and steps (rows of the CSV files).
     state = start_or_resume(run, model, optimizers, args, env)
     if dist.is_initialized():
-        dist.barrier()  # nothing is written before every process has checked the folder
+        dist.barrier()  # only the lock is written before every process has checked the folder
     if is_main:
         if not state["log"]:  # so that a run stopped in its first epoch can be resumed
             save_checkpoint(run / "last.pt", state, model, optimizers)
         data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
-        board = SummaryWriter(run)  # of TensorBoard
-        # Show the first images as the network sees them.
-        batches, augmentation = draw_epoch(len(train_set[0]), 0, args, device)
-        x = make_inputs(train_set[0], batches[0][:64], augmentation, args)
-        board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
+        board = open_board(run, train_set[0], args)  # of TensorBoard
     # The network shares the weights of the model: it is trained, the model validated and saved.
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
     if args.compile:  # CUDA graphs reduce the CPU's overhead of launching kernels
@@ -330,6 +320,7 @@ def main(argv=None):
             "images_per_second": count / train_seconds,
         }
         earlier = [old["val_accuracy"] for old in state["log"]]
+        # Without validation, the last epoch counts as the best.
         is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
         state["log"].append(row)
         state["epoch"] = epoch + 1
@@ -479,6 +470,16 @@ def start_or_resume(run, model, optimizers, args, env):
     state["config"].setdefault("resumed", []).append(env)
     print(f"resuming after epoch {state['epoch']}")
     return state
+
+
+def open_board(run, images, args):
+    """Return a writer of TensorBoard events, after it has shown the first images as the network
+    sees them."""
+    board = SummaryWriter(run)
+    batches, augmentation = draw_epoch(len(images), 0, args, images.device)
+    x = make_inputs(images, batches[0][:64], augmentation, args)
+    board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
+    return board
 
 
 def save_epoch(run, board, sums, state, model, optimizers, is_best):
