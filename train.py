@@ -152,7 +152,7 @@ def draw_epoch(n, epoch, args, device):
         augmentation: dictionary of the random numbers of all n images, for ``make_inputs``.
             Those of a new augmentation are drawn last, so that the others stay the same.
     """
-    generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)
+    generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)  # below 10,000 epochs
     batches = torch.randperm(n, generator=generator).to(device).split(args.batch_size)
     if len(batches) > 1 and len(batches[-1]) < args.batch_size // 4:
         batches = batches[:-1]

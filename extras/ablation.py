@@ -38,22 +38,23 @@ HEADER = (
 
 
 STUDY = "equal-time"  # in the CSV; published ones have other studies, too
-BASE = "--model resnet18 --width 16"
+BASE = "--model resnet18 --width 16 --epochs 12"
 SEEDS = {"default": 5}  # others: 3
-# Options by the name of the change. --transform is that of transform.py, the others of train.py.
+# By the name of the change, the options that follow those; the last of two --epochs counts.
+# --transform is that of transform.py, the others of train.py.
 CHANGES = {
-    "default": "--epochs 12",
+    "default": "",
     "SGD": "--epochs 13 --optimizer sgd --lr 0.2",
     "AdamW": "--epochs 13 --optimizer adamw",
-    "no label smoothing": "--epochs 12 --label-smoothing 0",
-    "padding 0": "--epochs 12 --padding 0",
-    "padding 2": "--epochs 12 --padding 2",
-    "padding 4": "--epochs 12 --padding 4",
-    "dropout 0.3": "--epochs 12 --dropout 0.3",
-    "mixup 0.2": "--epochs 12 --mixup 0.2",
-    "random erasing": "--epochs 12 --transform erasing",
-    "rotation": "--epochs 12 --transform rotation",
-    "brightness": "--epochs 12 --transform brightness",
+    "no label smoothing": "--label-smoothing 0",
+    "padding 0": "--padding 0",
+    "padding 2": "--padding 2",
+    "padding 4": "--padding 4",
+    "dropout 0.3": "--dropout 0.3",
+    "mixup 0.2": "--mixup 0.2",
+    "random erasing": "--transform erasing",
+    "rotation": "--transform rotation",
+    "brightness": "--transform brightness",
     "report's recipe": "--epochs 13 --recipe report",
 }
 
@@ -223,7 +224,7 @@ def main():
     print(f"{len(done)} runs are in {out}, {len(jobs)} are to be done", flush=True)
     if args.list:
         for change, seed in jobs:
-            print(f"{change:30} seed {seed}  {CHANGES[change]}")
+            print(f"{change:30} seed {seed}  {BASE} {CHANGES[change]}")
         return
     Path(args.runs).mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
