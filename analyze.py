@@ -47,14 +47,10 @@ NOT_SETTINGS = ("name", "seed", "git", "python", "torch", "resumed")
 # ---- Reading runs
 
 
-def read_json(path):
-    """Read a JSON file; None if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
 def read_csv(path, **columns):
-    """Read columns of numbers, given as name=type, as a structured array, whose ["epoch"] is a
-    column and [0] a row; None if there is no file. Excel may put a byte-order mark before it."""
+    """Read columns of numbers as a structured array: after ``log = read_csv(path, epoch=int)``,
+    log["epoch"] is a column and log[0] a row. None if there is no file. Excel may put a byte-order
+    mark before it."""
     if not path.exists():
         return None
     header, *lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -65,12 +61,14 @@ def read_csv(path, **columns):
 def read_run(folder):
     """Read the files of a run. What comes from a missing file is None; only config.json and log.csv
     must be there."""
-    config = read_json(folder / "config.json")
-    evaluation = read_json(folder / "evaluation.json")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    path = folder / "evaluation.json"
+    evaluation = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     log = read_csv(folder / "log.csv", epoch=int, train_accuracy=float, val_accuracy=float,
                    seconds=float)  # fmt: skip
     if log is None or not len(log):
         raise ValueError("log.csv has no row; train.py writes one after each epoch")
+    # evaluate.py computes in float32 on every machine.
     latency = evaluation["latency"] | {"precision": "float32"} if evaluation else None
     return SimpleNamespace(
         folder=folder,
@@ -362,7 +360,7 @@ def plot_errors(run, folder):
         numbers = np.where(errors[:, j] > 0.035 * total.max(), str(j), "")  # where there is room
         box = {"fc": "white", "ec": "none", "pad": 1}
         axis.bar_label(bars, numbers, label_type="center", fontsize=8, bbox=box)
-    axis.bar_label(bars, total)  # above those of class 9, where the stacks end
+    axis.bar_label(bars, total)  # above the last bars, those of class 9, where the stacks end
     axis.set_xticks(range(10), [f"{i}\n{name}" for i, name in enumerate(SHORT)], fontsize=9)
     axis.set(xlabel="true class", ylabel="wrong test images", ylim=(0, 1.08 * max(total.max(), 1)))
     axis.set_title(f"{run.name}: errors of each true class by predicted class")
@@ -519,8 +517,8 @@ def main():
     if runs:
         curves = pick_runs(runs, report=False) + pick_runs(runs, report=True)
         plot_accuracy(curves, folder)
-        if curves := [run for run in curves if run.steps is not None]:
-            plot_loss(curves, folder)
+        if with_steps := [run for run in curves if run.steps is not None]:
+            plot_loss(with_steps, folder)
         tabulate_models(runs, folder)
     if any(run.evaluation for run in runs):
         plot_accuracy_over_minutes(points_over_minutes(runs), folder)
@@ -528,6 +526,7 @@ def main():
     if not with_predictions:
         print("errors: not drawn, no run has a predictions.csv (evaluate.py writes it)")
         return
+    # The user's own before published ones, then the best validation accuracy.
     run = max(with_predictions, key=lambda run: (run.own, run.best_validation))
     print(f"errors: those of {run.folder}")
     images, _ = data.load(args.data_dir, train=False)

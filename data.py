@@ -94,10 +94,12 @@ def crop_and_flip(images, offsets, flips, padding):
     Returns:
         uint8 tensor B×28×28.
     """
-    padded = F.pad(images, [padding] * 4)  # B×(28+2p)×(28+2p)
-    # unfold slides a window of 28 over an axis, one pixel at a time; here over rows and columns.
-    # crops[i, r, c] is image i cropped at row r and column c; as a view, nothing is copied.
-    crops = padded.unfold(1, 28, 1).unfold(2, 28, 1)  # B×(2p+1)×(2p+1)×28×28
+    padded = F.pad(images, [padding] * 4)  # left, right, top, bottom: B×(28+2p)×(28+2p)
+    # unfold slides a window of 28 over an axis, one pixel at a time. The axis then counts the
+    # windows, and a new last axis the pixels of a window. These are views: nothing is copied.
+    crops = padded.unfold(1, 28, 1)  # over rows: B×(2p+1)×(28+2p)×28
+    # Over columns: B×(2p+1)×(2p+1)×28×28. crops[i, r, c] is image i cropped at row r, column c.
+    crops = crops.unfold(2, 28, 1)
     batch = torch.arange(len(images), device=images.device)
     rows, columns = offsets.unbind(1)
     cropped = crops[batch, rows, columns]  # B×28×28: crops[i, rows[i], columns[i]] for each image i

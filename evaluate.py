@@ -54,8 +54,8 @@ def score(logits, labels):
 
     n, predicted = len(labels), logits.argmax(1)
     correct = int((predicted == labels).sum())
-    classes = {"labels": range(len(data.CLASSES)), "target_names": data.CLASSES}
-    table = classification_report(labels, predicted, **classes, output_dict=True, zero_division=0.0)
+    table = classification_report(labels, predicted, labels=range(10), target_names=data.CLASSES,
+                                  output_dict=True, zero_division=0.0)  # fmt: skip
     return {
         "n": n,
         "accuracy": correct / n,
@@ -112,7 +112,7 @@ def evaluate(path, split, device, data_dir):
     """
     model, checkpoint = load_model(path)
     model.to(device)
-    images, labels = data.load(data_dir, train=split == "val")
+    images, labels = data.load(data_dir, train=(split == "val"))
     index = torch.arange(len(images))  # of each image in the data set, for predictions.csv
     if split == "val":
         if checkpoint["config"].get("train_on") == "all":
@@ -132,10 +132,9 @@ def evaluate(path, split, device, data_dir):
         "latency": measure_latency(model, images),
     }
     probability, predicted = logits.softmax(1).max(1)
-    columns = [column.tolist() for column in (index, labels, predicted, probability)]
     rows = [
-        {"index": i, "true": label, "predicted": predicted_class, "probability": f"{p:.4f}"}
-        for i, label, predicted_class, p in zip(*columns, strict=True)
+        {"index": int(i), "true": int(y), "predicted": int(p), "probability": f"{q:.4f}"}
+        for i, y, p, q in zip(index, labels, predicted, probability, strict=True)
     ]
     prefix = "" if path.stem == "best" else f"{path.stem}-"
     prefix += "" if split == "test" else f"{split}-"

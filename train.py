@@ -21,7 +21,6 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -76,7 +75,8 @@ RESNET_RECIPE = {
 }
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
 OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # "modern" for a network of your own: not tuned
-# The defaults of --lr and --weight-decay for an optimizer that is not the recipe's own.
+# The defaults of --lr and --weight-decay for an optimizer that is not the recipe's own: with
+# --model mlp --optimizer sgd, the learning rate is 0.1.
 OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
@@ -104,37 +104,35 @@ def train_epoch(network, optimizers, train_set, epoch, args):
     """
     images, labels = train_set
     rank, _ = rank_and_world()  # 0, unless torchrun has started several processes
+    # Lists of indices of images, in random order, and the random numbers of the augmentation.
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
     sums = []
     network.train()
     disable = True if rank > 0 else None  # None: no progress bar where there is no terminal
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=disable)
-    for i, batch in enumerate(bar):  # a batch is a tensor of B indices of images
+    for i, batch in enumerate(bar):  # a batch is a tensor of B indices
         step = epoch * len(batches) + i
         # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
-        set_learning_rate(optimizers, args, (epoch + i / len(batches)) / args.epochs)
+        progress = (epoch + i / len(batches)) / args.epochs  # from 0 to 1
+        set_learning_rate(optimizers, args, progress)
         x = make_inputs(images, batch, augmentation, args)  # B×1×28×28
         y = labels[batch]  # B
-        target = y  # unless there is mixup
-        # mixup (Zhang et al. 2018, arXiv:1710.09412), off by default: a weighted mean of two images
-        # and of their labels. Image i of the batch is paired with image B−1−i.
-        if args.mixup:
-            weight = torch.distributions.Beta(args.mixup, args.mixup).sample().item()  # on the CPU
-            x = weight * x + (1 - weight) * x.flip(0)
-            target = weight * F.one_hot(y, 10) + (1 - weight) * F.one_hot(y.flip(0), 10)  # B×10
+        target = y
+        if args.mixup:  # off by default
+            x, target = mix(x, y, args.mixup)  # the target is B×10 probabilities
         # autocast computes convolutions and matrix products in bfloat16: the range of float32, but
         # 8 bits of precision and half the memory. Weights and loss are float32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = network(x).float()  # B×10
-        # The target is B classes or, with mixup, B×10 probabilities.
         loss = F.cross_entropy(logits, target, label_smoothing=args.label_smoothing)
         network.zero_grad()  # for all optimizers at once
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-        # Tensors: .item() would make the CPU wait for the GPU in every step.
-        correct, count = (logits.argmax(1) == y).sum(), torch.full_like(loss, len(y))
+        correct = (logits.argmax(1) == y).sum()
+        count = torch.full_like(loss, len(y))
+        # Tensors, because .item() would make the CPU wait for the GPU in every step.
         sums.append(torch.stack([loss.detach() * len(y), correct, count]))
     sums = torch.stack(sums)  # S×3
     if dist.is_initialized():
@@ -150,7 +148,7 @@ def draw_epoch(n, epoch, args, device):
             A last batch smaller than a quarter of the batch size is dropped, because its gradient
             would be noisy.
         augmentation: dictionary of the random numbers of all n images, for ``make_inputs``.
-            Those of a new augmentation are drawn last, so that the others stay the same.
+            Row i is for image i. A new augmentation draws last, so that the others stay the same.
     """
     generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)  # below 10,000 epochs
     batches = torch.randperm(n, generator=generator).to(device).split(args.batch_size)
@@ -173,6 +171,18 @@ def make_inputs(images, index, augmentation, args):
     return data.preprocess(x)  # from 0 … 255 to −1 … 1
 
 
+def mix(x, y, alpha):
+    """Replace images and labels by weighted means of two: mixup (Zhang et al. 2018,
+    arXiv:1710.09412). Image i of B is mixed with image B−1−i; all pairs have the same weights.
+
+    Returns:
+        float32 tensors B×1×28×28 and B×10, the probabilities of the classes.
+    """
+    share = torch.distributions.Beta(alpha, alpha).sample().item()  # drawn on the CPU
+    target = F.one_hot(y, 10)
+    return share * x + (1 - share) * x.flip(0), share * target + (1 - share) * target.flip(0)
+
+
 def validate(model, val_set, args):
     """Return the loss and the accuracy on the validation images; nan, nan if there are none."""
     images, labels = val_set
@@ -180,7 +190,7 @@ def validate(model, val_set, args):
         return math.nan, math.nan
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
-        # In evaluation mode, from images on the CPU to logits on the CPU.
+        # In evaluation mode and without gradients; from images to logits, both on the CPU.
         logits = evaluate.predict(model, images)
     loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(images)
     return loss, (logits.argmax(1) == labels).sum().item() / len(images)
@@ -208,7 +218,7 @@ def set_learning_rate(optimizers, args, progress):
     """Set all learning rates to what the schedule says at ``progress``, 0 to 1."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            # defaults: the arguments that it was built with.
+            # Each optimizer has its own highest rate, the one that it was built with.
             group["lr"] = optimizer.defaults["lr"] * SCHEDULES[args.schedule](progress)
 
 
@@ -220,10 +230,11 @@ def build_optimizers(model, args):
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "muon":  # --lr and --weight-decay are Muon's
-        # All but the last layer and a first convolution, which has one input channel. The first
-        # layer of an MLP counts as hidden.
-        hidden = [p for p in weights[:-1] if p.shape[1] != 1]
-        rest = [p for p in parameters if not any(p is q for q in hidden)]
+        # Hidden are all layers but the last and a first convolution, which has one input channel;
+        # the first layer of an MLP counts as hidden. Muon moves such a matrix equally far in all
+        # directions, not mostly in the few in which its gradient is large.
+        hidden = [p for p in weights[:-1] if p.shape[1] != 1]  # parameters() is in layer order
+        rest = [p for p in parameters if not any(p is q for q in hidden)]  # == compares values
         adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
         return [adamw, Muon(hidden, **settings)] if hidden else [adamw]
     groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
@@ -252,7 +263,7 @@ def load_sets(args, device):
 
 
 def main(argv=None):
-    args = parse_args(sys.argv[1:] if argv is None else argv)
+    args = parse_args(argv)
     device = evaluate.use_device(args.device, args.threads)
     device = join_processes(device, args)  # changes nothing without torchrun
     is_main = rank_and_world()[0] == 0  # always, unless torchrun has started several processes
@@ -272,25 +283,28 @@ def main(argv=None):
         except Timeout:
             raise data.UserError(f"{run} is being trained by another process") from None
     env = environment(model, device)  # device, threads, versions, number of parameters
-    # If last.pt is resumed, its weights and optimizers are loaded into these. The rest is state:
-    # config, epoch (number of finished epochs), log and steps (rows of the CSV files).
+    # In a new run {"config": …, "epoch": 0, "log": [], "steps": []}: number of finished epochs, and
+    # rows of the CSV files. A resumed one also loads weights and optimizers.
     state = start_or_resume(run, model, optimizers, args, env)
     if dist.is_initialized():
         dist.barrier()  # only the lock is written before every process has checked the folder
     if is_main:
-        if not state["log"]:  # so that a run stopped in its first epoch can be resumed
+        if state["log"]:
+            print(f"resuming after epoch {state['epoch']}")
+        else:  # so that a run stopped in its first epoch can be resumed
             save_checkpoint(run / "last.pt", state, model, optimizers)
         data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
         board = open_board(run, train_set[0], args)  # of TensorBoard
-    # The network shares the weights of the model: it is trained, the model validated and saved.
+        print(
+            f"{args.model} ({env['parameters']:,} parameters) on {env['device_name']}, "
+            f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {run}",
+            flush=True,
+        )
+    # The network is the model, perhaps wrapped, with the same weights: it is trained, the model is
+    # validated and saved.
     network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
     if args.compile:  # CUDA graphs reduce the CPU's overhead of launching kernels
         network = torch.compile(network, mode="reduce-overhead", dynamic=False)
-    print(
-        f"{args.model} ({env['parameters']:,} parameters) on {env['device_name']}, "
-        f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {run}",
-        flush=True,
-    )
 
     for epoch in range(state["epoch"], args.epochs):
         start = time.perf_counter()
@@ -299,8 +313,7 @@ def main(argv=None):
         val_loss, val_accuracy = validate(model, val_set, args)
         loss_sum, correct, count = sums.sum(0).tolist()
         train_loss = loss_sum / count
-        finite = all(p.isfinite().all() for p in model.parameters())
-        if not (finite and math.isfinite(train_loss)):
+        if not all(t.isfinite().all() for t in (sums, *model.parameters())):
             raise data.UserError(
                 f"the loss or a weight is not finite in epoch {epoch + 1}; {run / 'last.pt'} holds "
                 f"the state after epoch {epoch}; try a lower --lr in a new run"
@@ -326,11 +339,11 @@ def main(argv=None):
         state["epoch"] = epoch + 1
         if is_main:
             save_epoch(run, board, sums, state, model, optimizers, is_best)
-        text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
-        text += f"accuracy {100 * correct / count:.2f} %; {row['seconds']:.1f} s"
-        if len(val_set[0]):
-            text += f"; validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %"
-        print(text + (" (best)" if is_best else ""), flush=True)
+            text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
+            text += f"accuracy {100 * correct / count:.2f} %; {row['seconds']:.1f} s"
+            if len(val_set[0]):
+                text += f"; validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %"
+            print(text + (" (best)" if is_best else ""), flush=True)
 
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -407,7 +420,7 @@ def rank_and_world():
 
 def join_processes(device, args):
     """Connect the processes, if torchrun has started several, and return the device of this one.
-    Only process 0 will print, and after a restart by torchrun all of them resume."""
+    After a restart by torchrun all of them resume."""
     rank, world = rank_and_world()
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     args.resume |= restarts != "0"
@@ -422,8 +435,6 @@ def join_processes(device, args):
         store = dist.PrefixStore(restarts, next(dist.rendezvous("env://"))[0])
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-    if rank > 0:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # process 0 prints
     return device
 
 
@@ -468,7 +479,6 @@ def start_or_resume(run, model, optimizers, args, env):
         reason = str(error).splitlines()[-1].strip()
         raise data.UserError(f"{last} does not fit {args.model} any more: {reason}") from None
     state["config"].setdefault("resumed", []).append(env)
-    print(f"resuming after epoch {state['epoch']}")
     return state
 
 
@@ -545,6 +555,7 @@ def parse_args(argv):
         description=__doc__.split("\n\n")[0],
         epilog="The defaults shown are those of the --recipe, --model and --optimizer given.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        add_help=False,  # added last
     )
     number = data.number
     fraction, rate, seed = number(float, 0, 0.99999), number(float, 0, 1000), number(int, 0, 10**9)
@@ -583,12 +594,13 @@ def parse_args(argv):
         help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
 
     # The other defaults depend on recipe, model and optimizer, so argv is parsed twice, first for
-    # these three (without --help, which would end here).
-    first, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
+    # these three; only then is there a --help, which shows the defaults.
+    first, _ = parser.parse_known_args(argv)
     recipe = REPORT_RECIPE if first.recipe == "report" else MODERN.get(first.model, OWN_RECIPE)
     if first.optimizer not in (None, recipe["optimizer"]):
         recipe = {**recipe, **OPTIMIZERS[first.optimizer]}  # its rate would not suit this one
     parser.set_defaults(**recipe, name=first.model)
+    parser.add_argument("-h", "--help", action="help", help="show this message and exit")
     return parser.parse_args(argv)
 
 

@@ -44,11 +44,11 @@ def tabulate_runs(runs, folder):
     """One row per run, with all that was measured."""
     rows = []
     for run in runs:
-        accuracy = interval = latency = speed = "–"
+        accuracy = interval = latency = speed = latency_machine = "–"
         if run.evaluation:
             low, high = run.evaluation["accuracy_95"]
             accuracy, interval = f"{100 * run.accuracy:.2f} %", f"{100 * low:.2f}–{100 * high:.2f}"
-            latency = f"{run.latency:.2f} ms"
+            latency, latency_machine = f"{run.latency:.2f} ms", run.latency_machine
             speed = f"{run.evaluation['latency']['large_batch_images_per_second']:,.0f}"
         done, planned = len(run.log), run.config["epochs"]
         row = {
@@ -63,9 +63,10 @@ def tabulate_runs(runs, folder):
             "validation": f"{100 * run.best_validation:.2f} %" if run.best_validation else "–",
             "epochs": str(done) if done == planned else f"{done} of {planned}",
             "minutes": f"{run.minutes:.1f}",
+            "trained on": run.machine,
             "latency, batch 1": latency,
-            "processor": run.machine,
             "images/s at batch 256": speed,
+            "evaluated on": latency_machine,
         }
         rows.append(row)
     write_table(rows, folder, "runs")
