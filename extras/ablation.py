@@ -39,12 +39,14 @@ HEADER = (
 
 STUDY = "equal-time"  # in the CSV; published ones have other studies, too
 BASE = "--model resnet18 --width 16 --epochs 10"
-SEEDS = {"default": 5, "SGD": 5}  # others: 3
+SEEDS = {"default": 5, "SGD": 5, "SGD, rate 0.1": 1, "SGD, rate 0.4": 1}  # others: 3
 # By the name of the change, the options that follow those; of the same option, the last one counts.
 # --transform is that of transform.py, the others of train.py.
 CHANGES = {
     "default": "",
     "SGD": "--optimizer sgd --lr 0.2",
+    "SGD, rate 0.1": "--optimizer sgd --lr 0.1",
+    "SGD, rate 0.4": "--optimizer sgd --lr 0.4",
     "AdamW": "--optimizer adamw",
     "cosine schedule": "--schedule cosine",
     "no label smoothing": "--label-smoothing 0",
@@ -202,7 +204,7 @@ def main():
     )
     number, add = data.number(int, 1, 10_000), parser.add_argument
     add("--only", default="", help="only changes whose name contains this")
-    add("--seeds", type=number, help="seeds of each change; None: 3, of the first two 5")
+    add("--seeds", type=number, help="seeds of each change; None: 3, of some changes 5 or 1")
     add("--jobs", type=number, default=os.cpu_count(), help="runs at the same time")
     add("--threads", type=number, default=1, help="CPU threads of each run")
     add("--list", action="store_true", help="show the runs, start none")
