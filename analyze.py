@@ -81,7 +81,8 @@ def read_run(folder):
         label_smoothing=config["label_smoothing"],
         seed=config["seed"],
         parameters=config["parameters"],
-        settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},  # see find_seeds
+        # The same for runs that differ only in the seed.
+        settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},
         machine=describe_machine(config),  # processor, threads, precision
         colour=NETWORK_COLOURS.get(config["model"], "grey"),
         log=log,  # one row per epoch; log["seconds"] is a column
@@ -355,6 +356,7 @@ def plot_errors(run, folder):
     figure, axis = plt.subplots(figsize=(10, 5))
     for j, colour in enumerate(COLOURS):
         below = errors[:, :j].sum(1)
+        # One call for each predicted class, on top of the classes before it.
         bars = axis.bar(range(10), errors[:, j], width=0.75, bottom=below, color=colour,
                         ec="white", lw=0.8, label=f"{j} {data.CLASSES[j]}")  # fmt: skip
         numbers = np.where(errors[:, j] > 0.035 * total.max(), str(j), "")  # where there is room
@@ -515,6 +517,7 @@ def main():
         if not any(run.model == model for run in runs):
             print(f"{model}: there is no run of it in {' or '.join(args.runs)}")
     if runs:
+        # One run for each network and recipe.
         curves = pick_runs(runs, report=False) + pick_runs(runs, report=True)
         plot_accuracy(curves, folder)
         if with_steps := [run for run in curves if run.steps is not None]:

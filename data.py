@@ -81,8 +81,9 @@ def split_indices():
 def crop_and_flip(images, offsets, flips, padding):
     """Pad each image with zeros, crop 28×28 pixels at its offset, flip it where ``flips`` is true.
 
-    Given the random numbers, which train.py draws, it does for a batch what torchvision's
-    RandomCrop(28, padding) and RandomHorizontalFlip() do for an image.
+    Without flips, crop i is ``padded[i, row : row + 28, column : column + 28]``. Given the random
+    numbers, which train.py draws, it does for a batch what torchvision's RandomCrop(28, padding)
+    and RandomHorizontalFlip() do for an image.
 
     Args:
         images: uint8 tensor B×28×28.
@@ -94,16 +95,15 @@ def crop_and_flip(images, offsets, flips, padding):
     Returns:
         uint8 tensor B×28×28.
     """
-    padded = F.pad(images, [padding] * 4)  # left, right, top, bottom: B×(28+2p)×(28+2p)
-    # unfold slides a window of 28 over an axis, one pixel at a time. The axis then counts the
-    # windows, and a new last axis the pixels of a window. These are views: nothing is copied.
-    crops = padded.unfold(1, 28, 1)  # over rows: B×(2p+1)×(28+2p)×28
-    # Over columns: B×(2p+1)×(2p+1)×28×28. crops[i, r, c] is image i cropped at row r, column c.
-    crops = crops.unfold(2, 28, 1)
-    batch = torch.arange(len(images), device=images.device)
-    rows, columns = offsets.unbind(1)
-    cropped = crops[batch, rows, columns]  # B×28×28: crops[i, rows[i], columns[i]] for each image i
-    return torch.where(flips[:, None, None], cropped.flip(2), cropped)  # flips as B×1×1
+    side = 28 + 2 * padding
+    padded = F.pad(images, [padding] * 4)  # left, right, top, bottom: B×side×side
+    window = torch.arange(28, device=images.device)
+    rows = offsets[:, :1] + window  # B×28: the rows of each crop in its padded image
+    columns = offsets[:, 1:] + window  # B×28
+    columns = torch.where(flips[:, None], columns.flip(1), columns)  # a flip: from right to left
+    # Pixel (r, c) is number side·r + c of the flattened image, where gather picks it.
+    pixels = side * rows[:, :, None] + columns[:, None, :]  # B×28×28
+    return padded.flatten(1).gather(1, pixels.flatten(1)).view(images.shape)
 
 
 def preprocess(images):

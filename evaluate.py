@@ -79,19 +79,20 @@ def measure_latency(model, images):
     device, threads = next(model.parameters()).device, torch.get_num_threads()
 
     def measure(batch):
-        # Timer repeats a statement with these variables for at least half a second. Its times, in
-        # seconds, are those of one repetition, each the mean of a block of them.
+        # Timer repeats a statement with these variables for at least half a second. Its times are
+        # in seconds, each the mean over a block of repetitions.
         names = {"model": model, "preprocess": data.preprocess, "x": batch}
         timer = Timer("model(preprocess(x))", globals=names, num_threads=threads)
         return timer.blocked_autorange(min_run_time=0.5).times
 
     images = images[:256].to(device)
-    q1, median, q3 = (1000 * np.percentile(measure(images[:1]), (25, 50, 75))).tolist()
+    one, many = measure(images[:1]), measure(images)
+    q1, median, q3 = np.percentile(one, (25, 50, 75)).tolist()
     return {
-        "batch_1_ms": median,
-        "batch_1_ms_quartiles": (q1, q3),
+        "batch_1_ms": 1000 * median,
+        "batch_1_ms_quartiles": (1000 * q1, 1000 * q3),
         "large_batch": len(images),
-        "large_batch_images_per_second": len(images) / np.median(measure(images)).item(),
+        "large_batch_images_per_second": len(images) / np.median(many).item(),
         "device": device.type,
         "device_name": describe_device(device),
         "threads": threads,

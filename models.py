@@ -32,6 +32,8 @@ class MLP(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: He et al. 2016, figure 5 (left).
 
+    The shortcut adds the input to the output, so that gradients also reach early layers. BatchNorm
+    normalises each channel over the batch.
     Where the block changes the number of channels or the resolution, the shortcut is a 1×1
     convolution; elsewhere it is the identity.
     """

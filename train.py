@@ -75,8 +75,7 @@ RESNET_RECIPE = {
 }
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
 OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # "modern" for a network of your own: not tuned
-# The defaults of --lr and --weight-decay for an optimizer that is not the recipe's own: with
-# --model mlp --optimizer sgd, the learning rate is 0.1.
+# If --optimizer is not that of the recipe, --lr and --weight-decay have these defaults instead.
 OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
@@ -92,7 +91,7 @@ def train_epoch(network, optimizers, train_set, epoch, args):
     """Train for one epoch.
 
     Args:
-        network: the model, perhaps wrapped for several processes or compiled (the same weights).
+        network: the model; with torchrun or --compile wrapped, with the same weights.
         optimizers: list of optimizers, each for a part of the parameters.
         train_set: images N×28×28 uint8 and labels N.
         epoch: number of the epoch, from 0.
@@ -113,6 +112,7 @@ def train_epoch(network, optimizers, train_set, epoch, args):
     for i, batch in enumerate(bar):  # a batch is a tensor of B indices
         step = epoch * len(batches) + i
         # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
+        # The sum is another number for each of them.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
         progress = (epoch + i / len(batches)) / args.epochs  # from 0 to 1
         set_learning_rate(optimizers, args, progress)
@@ -122,7 +122,7 @@ def train_epoch(network, optimizers, train_set, epoch, args):
         if args.mixup:  # off by default
             x, target = mix(x, y, args.mixup)  # the target is B×10 probabilities
         # autocast computes convolutions and matrix products in bfloat16: the range of float32, but
-        # 8 bits of precision and half the memory. Weights and loss are float32.
+        # 8 bits of precision and half the memory. Weights and loss are float32, hence .float().
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = network(x).float()  # B×10
         loss = F.cross_entropy(logits, target, label_smoothing=args.label_smoothing)
@@ -130,9 +130,9 @@ def train_epoch(network, optimizers, train_set, epoch, args):
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
+        # A row of tensors, because .item() would make the CPU wait for the GPU in every step.
         correct = (logits.argmax(1) == y).sum()
         count = torch.full_like(loss, len(y))
-        # Tensors, because .item() would make the CPU wait for the GPU in every step.
         sums.append(torch.stack([loss.detach() * len(y), correct, count]))
     sums = torch.stack(sums)  # S×3
     if dist.is_initialized():
@@ -163,17 +163,18 @@ def draw_epoch(n, epoch, args, device):
     return batches, {name: values.to(device) for name, values in augmentation.items()}
 
 
-def make_inputs(images, index, augmentation, args):
-    """Return B of N images, uint8 N×28×28, augmented as drawn by ``draw_epoch``: float32
+def make_inputs(images, batch, augmentation, args):
+    """Return a batch of the images, uint8 N×28×28, augmented as drawn by ``draw_epoch``: float32
     B×1×28×28."""
-    drawn = {name: values[index] for name, values in augmentation.items()}
-    x = data.crop_and_flip(images[index], drawn["offsets"], drawn["flips"], args.padding)
+    drawn = {name: values[batch] for name, values in augmentation.items()}
+    x = data.crop_and_flip(images[batch], drawn["offsets"], drawn["flips"], args.padding)
     return data.preprocess(x)  # from 0 … 255 to −1 … 1
 
 
 def mix(x, y, alpha):
     """Replace images and labels by weighted means of two: mixup (Zhang et al. 2018,
-    arXiv:1710.09412). Image i of B is mixed with image B−1−i; all pairs have the same weights.
+    arXiv:1710.09412), off by default. Image i of B is mixed with image B−1−i; all pairs have the
+    same weights.
 
     Returns:
         float32 tensors B×1×28×28 and B×10, the probabilities of the classes.
@@ -231,10 +232,10 @@ def build_optimizers(model, args):
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "muon":  # --lr and --weight-decay are Muon's
         # Hidden are all layers but the last and a first convolution, which has one input channel;
-        # the first layer of an MLP counts as hidden. Muon moves such a matrix equally far in all
-        # directions, not mostly in the few in which its gradient is large.
-        hidden = [p for p in weights[:-1] if p.shape[1] != 1]  # parameters() is in layer order
-        rest = [p for p in parameters if not any(p is q for q in hidden)]  # == compares values
+        # the first layer of an MLP, with 784 inputs, counts as hidden. Muon moves a matrix equally
+        # far in all directions (singular vectors); its class, below, can wait.
+        hidden = [p for p in weights[:-1] if p.shape[1] != 1]  # weights[-1] is the last layer
+        rest = [p for p in parameters if not any(p is q for q in hidden)]  # p == q is a tensor
         adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
         return [adamw, Muon(hidden, **settings)] if hidden else [adamw]
     groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
@@ -283,11 +284,12 @@ def main(argv=None):
         except Timeout:
             raise data.UserError(f"{run} is being trained by another process") from None
     env = environment(model, device)  # device, threads, versions, number of parameters
-    # In a new run {"config": …, "epoch": 0, "log": [], "steps": []}: number of finished epochs, and
-    # rows of the CSV files. A resumed one also loads weights and optimizers.
+    # A new run starts with {"config": options and env, "epoch": 0, "log": [], "steps": []}: the
+    # number of finished epochs, and rows of the CSV files. With --resume, these come from last.pt,
+    # whose weights and optimizers are loaded, too.
     state = start_or_resume(run, model, optimizers, args, env)
     if dist.is_initialized():
-        dist.barrier()  # only the lock is written before every process has checked the folder
+        dist.barrier()  # with torchrun: nothing is written before all have checked the folder
     if is_main:
         if state["log"]:
             print(f"resuming after epoch {state['epoch']}")
