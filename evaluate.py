@@ -124,7 +124,6 @@ def evaluate(path, split, device, data_dir):
     # In float32 on every machine, so that the accuracy does not depend on the hardware.
     logits = predict(model, images)
     result = {
-        "checkpoint": str(path),
         "model": checkpoint["config"]["model"],
         "epoch": checkpoint["epoch"],
         "split": split,
@@ -143,6 +142,7 @@ def evaluate(path, split, device, data_dir):
     predictions_path = path.with_name(f"{prefix}predictions.csv")
     data.write_file(result_path, (json.dumps(result, indent=1) + "\n").encode())
     data.write_csv(predictions_path, rows)
+    print(f"{path}: {result['model']}, {result['parameters']:,} parameters")
     print_report(result, labels, predicted)
     print(f"written: {result_path} and {predictions_path}")
 
@@ -152,7 +152,6 @@ def print_report(result, labels, predicted):
     from sklearn.metrics import classification_report
 
     low, high = result["accuracy_95"]
-    print(f"{result['checkpoint']}: {result['model']}, {result['parameters']:,} parameters")
     print(
         f"{result['split']} accuracy {100 * result['accuracy']:.2f} % (95 % interval "
         f"{100 * low:.2f} to {100 * high:.2f}), loss {result['loss']:.4f}, {result['n']:,} images\n"
