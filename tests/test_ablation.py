@@ -22,7 +22,14 @@ def write(path, *rows):
 def test_draw_only(tmp_path):
     printed = call("extras/ablation.py", "--draw", "--figures", tmp_path,
                    "--out", ROOT / "results/ablation.csv")  # fmt: skip
-    for study in ("mlp", "resnet18", "resolution", "resolution-width32"):
+    for study in (
+        "mlp",
+        "resnet18",
+        "resolution",
+        "resolution-width32",
+        "equal-time",
+        "equal-time-width64",
+    ):
         assert f"ablation_{study}.png" in printed
         name = f"ablation_{study}.md"
         published = (ROOT / "results/figures" / name).read_text(encoding="utf-8")
