@@ -40,7 +40,7 @@ HEADER = (
 STUDY = "equal-time"  # in the CSV; published ones have other studies, too
 BASE = "--model resnet18 --width 16 --epochs 10"
 SEEDS = {"default": 5, "SGD": 5, "SGD, rate 0.1": 1, "SGD, rate 0.4": 1}  # others: 3
-# By the name of the change, the options that follow those; of the same option, the last one counts.
+# The options of each change, after those of BASE; of two --epochs, the second counts.
 # --transform is that of transform.py, the others of train.py.
 CHANGES = {
     "default": "",
