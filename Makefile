@@ -54,7 +54,7 @@ tensorboard: $(SETUP)
 	.venv/bin/tensorboard --logdir runs $(ARGS)
 
 test: $(SETUP) $(FILES)
-	.venv/bin/python -m pytest -q -n 2 tests $(ARGS)
+	FASHION_MNIST="$(abspath $(DATA))" .venv/bin/python -m pytest -q -n 2 tests $(ARGS)
 
 lint: $(SETUP)
 	.venv/bin/python -m pip install -q ruff==$(RUFF)

@@ -40,8 +40,9 @@ SHORT = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "
 # The networks in the order of models.py and two of your own; any further one is grey.
 NETWORK_COLOURS = dict(zip(MODELS, ("#b5651d", "#16407f", "#7cc4d8", "#7a2f5d", "#8aa63f"),
                            strict=False))  # fmt: skip
+BIN_EDGES = np.linspace(0, 1, 16)  # of the probabilities, for the calibration
 # Entries of config.json in which runs with the same settings may differ.
-NOT_SETTINGS = ("name", "seed", "git", "python", "torch", "resumed")
+NOT_SETTINGS = ("seed", "git", "python", "torch", "resumed")
 
 
 # ---- Reading runs
@@ -68,13 +69,14 @@ def read_run(folder):
                    seconds=float)  # fmt: skip
     if log is None or not len(log):
         raise ValueError("log.csv has no row; train.py writes one after each epoch")
-    # evaluate.py computes in float32 on every machine.
-    latency = evaluation["latency"] | {"precision": "float32"} if evaluation else None
+    latency = None
+    if evaluation:  # evaluate.py computes in float32 on every machine
+        latency = evaluation["latency"] | {"precision": "float32"}
     return SimpleNamespace(
         folder=folder,
         name=folder.name,
         own=folder.resolve().parent != RESULTS,  # the user's own run, not a published one
-        config=config,
+        config=config,  # options and environment
         model=config["model"],
         recipe=config["recipe"],
         width=config["width"],
@@ -99,11 +101,11 @@ def read_run(folder):
     )  # fmt: skip
 
 
-def describe_machine(config):
-    """Where a run ran and in which precision: times are comparable where all of it is the same."""
+def describe_machine(facts):
+    """Where and in which precision something was timed: such times compare with each other."""
     # What a GPU does in a second hardly depends on the CPU's threads.
-    threads = f"{config['threads']} threads, " if config.get("device", "cpu") == "cpu" else ""
-    return f"{config['device_name']}, {threads}{config['precision']}"
+    threads = f"{facts['threads']} threads, " if facts.get("device", "cpu") == "cpu" else ""
+    return f"{facts['device_name']}, {threads}{facts['precision']}"
 
 
 def find_runs(folders):
@@ -128,8 +130,8 @@ def find_seeds(run, runs):
     return [r for r in runs if r is run or (r.settings == run.settings and r.seed != run.seed)]
 
 
-def pick_runs(runs, report):
-    """Pick one run of each network, of the report's recipe if ``report``, else of another one.
+def pick_runs(runs):
+    """Pick one run of each network and recipe, first those of other recipes than the report's.
 
     Tested runs come before others, the user's own before published ones, then one that is named
     like its network, then the best.
@@ -138,9 +140,11 @@ def pick_runs(runs, report):
     def preference(run):
         return bool(run.evaluation), run.own, run.name == run.model, run.best_validation
 
-    candidates = [run for run in runs if (run.recipe == "report") == report]
-    models = dict.fromkeys(run.model for run in candidates)  # without duplicates, in order
-    return [max((r for r in candidates if r.model == model), key=preference) for model in models]
+    groups = {}
+    for run in runs:
+        groups.setdefault((run.recipe == "report", run.model), []).append(run)
+    # False comes before True; otherwise sorting keeps the order.
+    return [max(groups[key], key=preference) for key in sorted(groups, key=lambda key: key[0])]
 
 
 # ---- Shared by the figures
@@ -206,8 +210,9 @@ def scatter_classes(axis, points, labels):
     axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), markerscale=5, fontsize=9)
 
 
-def plot_pca(images, labels, folder, n=5000):
+def plot_pca(images, labels, folder):
     """Figure 2: the first two principal components of the pixels."""
+    n = 5000  # drawn, so that single points can be seen
     pixels = images.flatten(1).numpy() / 255
     pca = PCA(2, svd_solver="covariance_eigh").fit(pixels)
     figure, axis = plt.subplots(figsize=(9, 6.5))
@@ -401,7 +406,7 @@ def plot_confusion(run, folder):
     save(figure, folder, "confusion.png")
 
 
-def calibration(predictions, bins=15):
+def calibration(predictions):
     """Expected calibration error: how far the mean probability and the accuracy of a bin are apart,
     averaged over all images (Guo et al. 2017, arXiv:1706.04599, equation 3).
 
@@ -410,10 +415,10 @@ def calibration(predictions, bins=15):
     """
     p = predictions["probability"]
     correct = predictions["true"] == predictions["predicted"]
-    accuracy, mean = calibration_curve(correct, p, n_bins=bins)
+    accuracy, mean = calibration_curve(correct, p, n_bins=len(BIN_EDGES) - 1)
     # It returns no counts, so the bins are made again; in both, an upper edge belongs to its bin.
     # The sum of (correct − p) in a bin is its count times (accuracy − mean).
-    bin_of = np.digitize(p, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    bin_of = np.digitize(p, BIN_EDGES[1:-1], right=True)
     return abs(np.bincount(bin_of, correct - p)).sum() / len(p), mean, accuracy
 
 
@@ -427,7 +432,7 @@ def plot_reliability(run, folder):
     top.set(ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1.02))
     top.set_title(f"{run.name}: expected calibration error {100 * error:.2f} %")
     top.legend(loc="upper left")
-    low.hist(run.predictions["probability"], np.linspace(0, 1, 16), color=COLOURS[0], ec="white")
+    low.hist(run.predictions["probability"], BIN_EDGES, color=COLOURS[0], ec="white")
     low.set(xlabel="probability of the predicted class", ylabel="test images", yscale="log")
     set_log_ticks(low.yaxis)
     top.grid(alpha=0.3)
@@ -438,37 +443,34 @@ def plot_reliability(run, folder):
 # ---- The table
 
 
-def write_table(rows, folder, name, notes=()):
+def write_table(rows, path, notes=()):
     """Write dictionaries with the same keys as a table in Markdown, with notes below."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     cells = [[str(cell).replace("|", r"\|") for cell in line] for line in lines]
     text = "".join(f"| {' | '.join(line)} |\n" for line in cells)
     text += "".join(f"\n{note}\n" for note in notes)
-    data.write_file(folder / f"{name}.md", text.encode(errors="replace"))
-    print(f"written: {folder / name}.md")
+    data.write_file(path, text.encode(errors="replace"))
+    print(f"written: {path}")
 
 
 def tabulate_models(runs, folder):
     """One row per network: the report's accuracy, and ours as the mean of the seeds."""
-    # A run of the report's recipe stands here only where there is no other.
-    picked = {run.model: run for run in pick_runs(runs, True) + pick_runs(runs, False)}
+    picked = {}
+    for run in pick_runs(runs):  # the report's recipe only where there is no other
+        picked.setdefault(run.model, run)
     rows, notes = [], {}  # notes: networks, by quantity and machine
     for model, run in picked.items():
         group = find_seeds(run, runs)
-        tested = [r for r in group if r.evaluation]
         report = accuracy = latency = "–"
         if model in REPORT_ACCURACY and run.width == 64:  # the report has no other width
             report = f"{100 * REPORT_ACCURACY[model]:.1f} %"
-        if tested:
-            accuracies = [100 * r.accuracy for r in tested]
+        if run.evaluation:
+            accuracies = [*{r.seed: 100 * r.accuracy for r in group if r.evaluation}.values()]
             accuracy = f"{np.mean(accuracies):.2f} %"
-            seeds = {r.seed for r in tested}
-            if len(seeds) > 1:
-                accuracy += f" ({min(accuracies):.2f}–{max(accuracies):.2f}, {len(seeds)} seeds)"
-            machine = tested[0].latency_machine
-            times = [r.latency for r in tested if r.latency_machine == machine]
-            latency = f"{np.median(times):.2f} ms"
-            notes.setdefault(("Latency", machine), []).append(model)
+            if (n := len(accuracies)) > 1:
+                accuracy += f" ({min(accuracies):.2f}–{max(accuracies):.2f}, {n} seeds)"
+            latency = f"{run.latency:.2f} ms"
+            notes.setdefault(("Latency", run.latency_machine), []).append(model)
         row = {
             "network": model,
             "parameters": f"{run.parameters:,}",
@@ -481,7 +483,7 @@ def tabulate_models(runs, folder):
         notes.setdefault(("Minutes", run.machine), []).append(model)
     lines = [f"{what} of {', '.join(models)}: {machine}." for (what, machine), models in
              sorted(notes.items())]  # fmt: skip
-    write_table(rows, folder, "models", lines)
+    write_table(rows, folder / "models.md", lines)
 
 
 # ---- The script
@@ -517,8 +519,7 @@ def main():
         if not any(run.model == model for run in runs):
             print(f"{model}: there is no run of it in {' or '.join(args.runs)}")
     if runs:
-        # One run for each network and recipe.
-        curves = pick_runs(runs, report=False) + pick_runs(runs, report=True)
+        curves = pick_runs(runs)
         plot_accuracy(curves, folder)
         if with_steps := [run for run in curves if run.steps is not None]:
             plot_loss(with_steps, folder)

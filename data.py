@@ -56,9 +56,9 @@ def load(data_dir, train):
             raise ValueError("wrong MD5")
     except Exception as error:  # without a connection or with a damaged file, nearly anything
         folder = Path(data_dir) / "FashionMNIST/raw"
-        reason = (str(error).strip() or repr(error)).splitlines()[-1]
         raise UserError(
-            f"FashionMNIST is not complete in {folder}, or could not be downloaded ({reason}). "
+            f"FashionMNIST is not complete in {folder}, or could not be downloaded "
+            f"({last_line(error)}). "
             "Delete that folder. Then run `make data`, which also tries Debian's package, or put "
             "the four .gz files of github.com/zalandoresearch/fashion-mnist into it"
         ) from None
@@ -95,15 +95,13 @@ def crop_and_flip(images, offsets, flips, padding):
     Returns:
         uint8 tensor B×28×28.
     """
-    side = 28 + 2 * padding
-    padded = F.pad(images, [padding] * 4)  # left, right, top, bottom: B×side×side
+    padded = F.pad(images, [padding] * 4)  # left, right, top, bottom
     window = torch.arange(28, device=images.device)
     rows = offsets[:, :1] + window  # B×28: the rows of each crop in its padded image
     columns = offsets[:, 1:] + window  # B×28
     columns = torch.where(flips[:, None], columns.flip(1), columns)  # a flip: from right to left
-    # Pixel (r, c) is number side·r + c of the flattened image, where gather picks it.
-    pixels = side * rows[:, :, None] + columns[:, None, :]  # B×28×28
-    return padded.flatten(1).gather(1, pixels.flatten(1)).view(images.shape)
+    image = torch.arange(len(images), device=images.device)
+    return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def preprocess(images):
@@ -119,6 +117,11 @@ def preprocess(images):
 
 
 # ---- Shared by the scripts: this can wait for a second reading
+
+
+def last_line(error):
+    """Return what a UserError quotes of another error: the last line of its message."""
+    return (str(error).strip() or repr(error)).splitlines()[-1].strip()
 
 
 def write_file(path, content):

@@ -45,9 +45,10 @@ def score(logits, labels):
     """Compare logits N×10 with labels N.
 
     Returns:
-        A dictionary: n, accuracy, accuracy_95 (its 95 % confidence interval, by Wilson's method),
-        loss (mean cross-entropy), per_class (by class name: precision, recall, f1-score and
-        support, the number of images) and confusion (10×10 counts, one row per true class).
+        A dictionary: n, accuracy, accuracy_95 (its 95 % confidence interval, by Wilson's method:
+        the true accuracies with which this result is no surprise), loss (mean cross-entropy),
+        per_class (by class name: precision, recall, f1-score and support, the number of images) and
+        confusion (10×10 counts, one row per true class).
     """
     from scipy.stats import binomtest  # here, because these two imports take a second
     from sklearn.metrics import classification_report, confusion_matrix
@@ -63,39 +64,6 @@ def score(logits, labels):
         "loss": F.cross_entropy(logits, labels).item(),
         "per_class": {name: table[name] for name in data.CLASSES},
         "confusion": confusion_matrix(labels, predicted, labels=range(10)).tolist(),
-    }
-
-
-@torch.no_grad()
-def measure_latency(model, images):
-    """Time inference on the model's device, from bytes to logits.
-
-    Returns:
-        A dictionary: median and quartiles at batch 1 in milliseconds, images per second in a
-        batch of up to 256 images, and the device, its name and the number of CPU threads.
-    """
-    from torch.utils.benchmark import Timer  # it warms up and waits for a GPU to finish
-
-    device, threads = next(model.parameters()).device, torch.get_num_threads()
-
-    def measure(batch):
-        # Timer repeats a statement with these variables for at least half a second. Its times are
-        # in seconds, each the mean over a block of repetitions.
-        names = {"model": model, "preprocess": data.preprocess, "x": batch}
-        timer = Timer("model(preprocess(x))", globals=names, num_threads=threads)
-        return timer.blocked_autorange(min_run_time=0.5).times
-
-    images = images[:256].to(device)
-    one, many = measure(images[:1]), measure(images)
-    q1, median, q3 = np.percentile(one, (25, 50, 75)).tolist()
-    return {
-        "batch_1_ms": 1000 * median,
-        "batch_1_ms_quartiles": (1000 * q1, 1000 * q3),
-        "large_batch": len(images),
-        "large_batch_images_per_second": len(images) / np.median(many).item(),
-        "device": device.type,
-        "device_name": describe_device(device),
-        "threads": threads,
     }
 
 
@@ -121,7 +89,6 @@ def evaluate(path, split, device, data_dir):
         _, index = data.split_indices()
         images, labels = images[index], labels[index]
 
-    # In float32 on every machine, so that the accuracy does not depend on the hardware.
     logits = predict(model, images)
     result = {
         "model": checkpoint["config"]["model"],
@@ -184,7 +151,40 @@ def main():
     evaluate(args.ckpt, args.split, use_device(args.device, args.threads), args.data_dir)
 
 
-# ---- Checkpoints and devices: this can wait for a second reading
+# ---- Latency, checkpoints and devices: this can wait for a second reading
+
+
+@torch.no_grad()
+def measure_latency(model, images):
+    """Time inference on the model's device, from bytes to logits.
+
+    Returns:
+        A dictionary: median and quartiles at batch 1 in milliseconds, images per second in a
+        batch of up to 256 images, and the device, its name and the number of CPU threads.
+    """
+    from torch.utils.benchmark import Timer  # it warms up and waits for a GPU to finish
+
+    device, threads = next(model.parameters()).device, torch.get_num_threads()
+
+    def measure(batch):
+        # Timer repeats a statement with these variables for at least half a second. Its times are
+        # in seconds, each the mean over a block of repetitions.
+        names = {"model": model, "preprocess": data.preprocess, "x": batch}
+        timer = Timer("model(preprocess(x))", globals=names, num_threads=threads)
+        return timer.blocked_autorange(min_run_time=0.5).times
+
+    images = images[:256].to(device)
+    one, many = measure(images[:1]), measure(images)
+    q1, median, q3 = np.percentile(one, (25, 50, 75)).tolist()
+    return {
+        "batch_1_ms": 1000 * median,
+        "batch_1_ms_quartiles": (1000 * q1, 1000 * q3),
+        "large_batch": len(images),
+        "large_batch_images_per_second": len(images) / np.median(many).item(),
+        "device": device.type,
+        "device_name": describe_device(device),
+        "threads": threads,
+    }
 
 
 def load_model(path):
@@ -207,10 +207,8 @@ def load_model(path):
         if not predict(model, black).isfinite().all():
             raise ValueError("its weights give numbers that are not finite")
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise data.UserError(
-            f"{path} does not fit models.py: {type(error).__name__}: {reason}"
-        ) from None
+        reason = f"{type(error).__name__}: {data.last_line(error)}"
+        raise data.UserError(f"{path} does not fit models.py: {reason}") from None
     return model, checkpoint
 
 

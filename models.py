@@ -32,10 +32,11 @@ class MLP(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: He et al. 2016, figure 5 (left).
 
-    The shortcut adds the input to the output, so that gradients also reach early layers. BatchNorm
-    normalises each channel over the batch.
-    Where the block changes the number of channels or the resolution, the shortcut is a 1×1
-    convolution; elsewhere it is the identity.
+    The shortcut adds the input to the output, so that gradients also reach early layers. It is the
+    identity, or a 1×1 convolution where the number of channels or the resolution changes.
+    BatchNorm subtracts each channel's mean over the batch and its pixels and divides by the
+    standard deviation, then scales and shifts by two learned numbers; in evaluation mode it uses
+    running averages.
     """
 
     def __init__(self, in_channels, out_channels, stride=1):
@@ -122,5 +123,5 @@ def build_model(name, width=64, dropout=0.3):
 
 
 def count_parameters(model):
-    """Return the number of trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    """Return the number of parameters."""
+    return sum(p.numel() for p in model.parameters())

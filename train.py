@@ -7,9 +7,8 @@ steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest valid
 --train-on all, the last epoch) and last.pt (everything that --resume needs).
 
 train_epoch(), the first function, is the loop over the batches of an epoch, main() the loop over
-the epochs. What follows main() can wait for a second reading: Muon, torchrun, files and options.
-Without torchrun there is one process: rank is 0, world is 1, is_main is true, and dist is not
-initialized.
+the epochs; what follows main() can wait for a second reading. So can rank, is_main and dist: unless
+torchrun starts several processes, rank is 0, is_main is true, and dist is not initialized.
 """
 
 import argparse
@@ -35,7 +34,7 @@ import data
 import evaluate
 from models import MODELS, build_model, count_parameters
 
-# Recipes: defaults of options, such as args.lr. Options in no recipe have theirs in parse_args().
+# Recipes: defaults of options, such as args.lr. The other options have theirs in parse_args().
 # The report states neither batch size nor learning rate: these are the usual ones.
 REPORT_RECIPE = {
     "epochs": 133,  # its "about 50,000 steps"
@@ -80,18 +79,18 @@ OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
     "sgd": {"lr": 0.1, "weight_decay": 5e-4},
-    "muon": {"lr": 0.12, "weight_decay": 0.015},  # orthogonalised updates: see class Muon
+    "muon": {"lr": 0.12, "weight_decay": 0.015},
 }
 
 
 # ---- One epoch
 
 
-def train_epoch(network, optimizers, train_set, epoch, args):
+def train_epoch(model, optimizers, train_set, epoch, args):
     """Train for one epoch.
 
     Args:
-        network: the model; with torchrun or --compile wrapped, with the same weights.
+        model: the network; with torchrun or --compile, wrapped.
         optimizers: list of optimizers, each for a part of the parameters.
         train_set: images N×28×28 uint8 and labels N.
         epoch: number of the epoch, from 0.
@@ -102,17 +101,16 @@ def train_epoch(network, optimizers, train_set, epoch, args):
         predictions, number of images.
     """
     images, labels = train_set
-    rank, _ = rank_and_world()  # 0, unless torchrun has started several processes
+    rank, _ = rank_and_world()
     # Lists of indices of images, in random order, and the random numbers of the augmentation.
     batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
-    sums = []
-    network.train()
+    per_step = []
+    model.train()
     disable = True if rank > 0 else None  # None: no progress bar where there is no terminal
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=disable)
     for i, batch in enumerate(bar):  # a batch is a tensor of B indices
         step = epoch * len(batches) + i
         # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
-        # The sum is another number for each of them.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
         progress = (epoch + i / len(batches)) / args.epochs  # from 0 to 1
         set_learning_rate(optimizers, args, progress)
@@ -121,23 +119,23 @@ def train_epoch(network, optimizers, train_set, epoch, args):
         target = y
         if args.mixup:  # off by default
             x, target = mix(x, y, args.mixup)  # the target is B×10 probabilities
-        # autocast computes convolutions and matrix products in bfloat16: the range of float32, but
-        # 8 bits of precision and half the memory. Weights and loss are float32, hence .float().
+        # For speed, autocast computes convolutions and matrix products in bfloat16: the range of
+        # float32, but half the bits. Weights and loss are float32, hence .float().
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
-            logits = network(x).float()  # B×10
+            logits = model(x).float()  # B×10
         loss = F.cross_entropy(logits, target, label_smoothing=args.label_smoothing)
-        network.zero_grad()  # for all optimizers at once
+        model.zero_grad()  # for all optimizers at once
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-        # A row of tensors, because .item() would make the CPU wait for the GPU in every step.
+        # All three as tensors: .item() would make the CPU wait for the GPU in every step.
         correct = (logits.argmax(1) == y).sum()
         count = torch.full_like(loss, len(y))
-        sums.append(torch.stack([loss.detach() * len(y), correct, count]))
-    sums = torch.stack(sums)  # S×3
+        per_step.append(torch.stack([loss.detach() * len(y), correct, count]))
+    per_step = torch.stack(per_step)  # S×3
     if dist.is_initialized():
-        dist.all_reduce(sums)  # adds up those of all processes
-    return sums.cpu().double()
+        dist.all_reduce(per_step)  # adds up those of all processes
+    return per_step.cpu().double()
 
 
 def draw_epoch(n, epoch, args, device):
@@ -179,7 +177,7 @@ def mix(x, y, alpha):
     Returns:
         float32 tensors B×1×28×28 and B×10, the probabilities of the classes.
     """
-    share = torch.distributions.Beta(alpha, alpha).sample().item()  # drawn on the CPU
+    share = torch.distributions.Beta(alpha, alpha).sample().item()  # 0 to 1; uniform if α is 1
     target = F.one_hot(y, 10)
     return share * x + (1 - share) * x.flip(0), share * target + (1 - share) * target.flip(0)
 
@@ -191,7 +189,7 @@ def validate(model, val_set, args):
         return math.nan, math.nan
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
-        # In evaluation mode and without gradients; from images to logits, both on the CPU.
+        # In evaluation mode and without gradients. It takes and returns tensors on the CPU.
         logits = evaluate.predict(model, images)
     loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(images)
     return loss, (logits.argmax(1) == labels).sum().item() / len(images)
@@ -230,12 +228,12 @@ def build_optimizers(model, args):
     weights = [p for p in parameters if p.ndim > 1]  # matrices and kernels
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
-    if args.optimizer == "muon":  # --lr and --weight-decay are Muon's
-        # Hidden are all layers but the last and a first convolution, which has one input channel;
-        # the first layer of an MLP, with 784 inputs, counts as hidden. Muon moves a matrix equally
-        # far in all directions (singular vectors); its class, below, can wait.
-        hidden = [p for p in weights[:-1] if p.shape[1] != 1]  # weights[-1] is the last layer
-        rest = [p for p in parameters if not any(p is q for q in hidden)]  # p == q is a tensor
+    if args.optimizer == "muon":  # --lr and --weight-decay are Muon's; its class can wait
+        hidden, rest = [], []
+        for p in parameters:
+            # Weights, but not those of the last layer or of a convolution with one input channel.
+            is_hidden = p.ndim > 1 and p is not weights[-1] and p.shape[1] != 1
+            (hidden if is_hidden else rest).append(p)
         adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
         return [adamw, Muon(hidden, **settings)] if hidden else [adamw]
     groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
@@ -267,7 +265,7 @@ def main(argv=None):
     args = parse_args(argv)
     device = evaluate.use_device(args.device, args.threads)
     device = join_processes(device, args)  # changes nothing without torchrun
-    is_main = rank_and_world()[0] == 0  # always, unless torchrun has started several processes
+    is_main = rank_and_world()[0] == 0
     if args.precision == "auto":
         args.precision = "bfloat16" if evaluate.has_native_bfloat16(device) else "float32"
     train_set, val_set = load_sets(args, device)
@@ -275,56 +273,50 @@ def main(argv=None):
     model = build_model(args.model, args.width, args.dropout).to(device)
     optimizers = build_optimizers(model, args)
 
-    run = Path(args.runs) / args.name
-    if is_main:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run / "lock")  # held until main() returns
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise data.UserError(f"{run} is being trained by another process") from None
+    folder = Path(args.runs) / args.name
+    _lock = claim_folder(folder, args.resume)  # held until main() returns
     env = environment(model, device)  # device, threads, versions, number of parameters
-    # A new run starts with {"config": options and env, "epoch": 0, "log": [], "steps": []}: the
-    # number of finished epochs, and rows of the CSV files. With --resume, these come from last.pt,
-    # whose weights and optimizers are loaded, too.
-    state = start_or_resume(run, model, optimizers, args, env)
+    options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
+    # With the weights, this is a checkpoint: options and environment, number of finished epochs,
+    # rows of log.csv and steps.csv.
+    state = {"config": {**options, **env}, "epoch": 0, "log": [], "steps": []}
+    if (folder / "last.pt").exists():
+        state = resume(folder / "last.pt", model, optimizers, options, env)
     if dist.is_initialized():
-        dist.barrier()  # with torchrun: nothing is written before all have checked the folder
+        dist.barrier()  # nothing is written before all have checked the folder
     if is_main:
         if state["log"]:
             print(f"resuming after epoch {state['epoch']}")
         else:  # so that a run stopped in its first epoch can be resumed
-            save_checkpoint(run / "last.pt", state, model, optimizers)
-        data.write_file(run / "config.json", json.dumps(state["config"], indent=1).encode())
-        board = open_board(run, train_set[0], args)  # of TensorBoard
+            save_checkpoint(folder / "last.pt", state, model, optimizers)
+        data.write_file(folder / "config.json", json.dumps(state["config"], indent=1).encode())
+        board = open_board(folder, train_set[0], args)  # of TensorBoard
         print(
             f"{args.model} ({env['parameters']:,} parameters) on {env['device_name']}, "
-            f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {run}",
+            f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {folder}",
             flush=True,
         )
-    # The network is the model, perhaps wrapped, with the same weights: it is trained, the model is
-    # validated and saved.
-    network = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+    # Wrapped or not, the weights are the same: wrapped is trained, model is validated and saved.
+    wrapped = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
     if args.compile:  # CUDA graphs reduce the CPU's overhead of launching kernels
-        network = torch.compile(network, mode="reduce-overhead", dynamic=False)
+        wrapped = torch.compile(wrapped, mode="reduce-overhead", dynamic=False)
 
     for epoch in range(state["epoch"], args.epochs):
         start = time.perf_counter()
-        sums = train_epoch(network, optimizers, train_set, epoch, args)  # S×3
-        train_seconds = time.perf_counter() - start
+        per_step = train_epoch(wrapped, optimizers, train_set, epoch, args)  # S×3
         val_loss, val_accuracy = validate(model, val_set, args)
-        loss_sum, correct, count = sums.sum(0).tolist()
+        loss_sum, correct, count = per_step.sum(0).tolist()
         train_loss = loss_sum / count
-        if not all(t.isfinite().all() for t in (sums, *model.parameters())):
+        if not all(t.isfinite().all() for t in (per_step, *model.parameters())):
             raise data.UserError(
-                f"the loss or a weight is not finite in epoch {epoch + 1}; {run / 'last.pt'} holds "
-                f"the state after epoch {epoch}; try a lower --lr in a new run"
+                f"the loss or a weight is not finite in epoch {epoch + 1}; {folder / 'last.pt'} "
+                f"holds the state after epoch {epoch}; try a lower --lr in a new run"
             )
         # The training images are augmented, and their loss has label smoothing; the validation has
         # neither. With mixup, train_accuracy counts one of the two labels: expect about 50 %.
         row = {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * len(sums),
+            "step": (epoch + 1) * len(per_step),
             # Of the last step; if there are two optimizers, Muon's.
             "learning_rate": optimizers[-1].param_groups[0]["lr"],
             "train_loss": train_loss,
@@ -332,7 +324,6 @@ def main(argv=None):
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
             "seconds": time.perf_counter() - start,
-            "images_per_second": count / train_seconds,
         }
         earlier = [old["val_accuracy"] for old in state["log"]]
         # Without validation, the last epoch counts as the best.
@@ -340,7 +331,7 @@ def main(argv=None):
         state["log"].append(row)
         state["epoch"] = epoch + 1
         if is_main:
-            save_epoch(run, board, sums, state, model, optimizers, is_best)
+            save_epoch(folder, board, per_step, state, model, optimizers, is_best)
             text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
             text += f"accuracy {100 * correct / count:.2f} %; {row['seconds']:.1f} s"
             if len(val_set[0]):
@@ -350,7 +341,7 @@ def main(argv=None):
     if dist.is_initialized():
         dist.destroy_process_group()
     if is_main and not args.no_test:
-        evaluate.evaluate(run / "best.pt", "test", device, args.data_dir)
+        evaluate.evaluate(folder / "best.pt", "test", device, args.data_dir)
 
 
 # What follows can wait for a second reading.
@@ -381,8 +372,9 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[weight]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(weight)
+                # A running mean of the gradients; a.lerp(b, t) is a + t·(b − a).
                 buffer = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-                update = weight.grad.lerp(buffer, momentum).flatten(1)  # Nesterov
+                update = weight.grad.lerp(buffer, momentum).flatten(1)  # Nesterov momentum
                 rows, columns = update.shape
                 update = orthogonalize(update).view_as(weight)
                 weight.mul_(1 - lr * group["weight_decay"])
@@ -390,21 +382,27 @@ class Muon(torch.optim.Optimizer):
                 weight.sub_(update, alpha=lr * max(1, rows / columns) ** 0.5)
 
 
-def orthogonalize(x, steps=5):
+def orthogonalize(x):
     """Return a matrix m×n with the singular vectors of x and singular values near 1: about UVᵀ for
     x = USVᵀ, without computing U and V.
 
-    Jordan's Newton-Schulz iteration replaces X by PX with P = aI + bG + cG² and G = XXᵀ. This
-    replaces each singular value s by as + bs³ + cs⁵, which brings it nearer to 1. Computed here in
-    half the time: the next G is (PX)(PX)ᵀ = PGP, so only the small G (m×m) is iterated, and X is
-    multiplied by the product of all P at the end.
+    Jordan's Newton-Schulz iteration does it in four lines. They replace each singular value s by
+    as + bs³ + cs⁵, which is nearer to 1::
+
+        x = x / x.norm()
+        for _ in range(5):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+
+    The code below takes half the time, because it iterates on the small gram (m×m) only. The last
+    line is x = p @ x, which makes p @ gram @ p of gram; at the end, x is multiplied by all p.
     """
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's
     gram = x @ x.T
     squared_norm = gram.trace() + 1e-14
-    gram = gram / squared_norm  # of X divided by its norm, so that no singular value exceeds 1
+    gram = gram / squared_norm  # of x / x.norm(), so that no singular value exceeds 1
     product = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
-    for _ in range(steps):
+    for _ in range(5):
         p = a * identity + b * gram + c * gram @ gram
         gram = p @ gram @ p
         product = p @ product
@@ -448,71 +446,89 @@ LOG_STEPS = 25
 FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_dir")
 
 
-def start_or_resume(run, model, optimizers, args, env):
-    """Load weights and optimizers from last.pt, if it is there and may be resumed.
-
-    Returns:
-        Dictionary of everything in a checkpoint but weights and optimizers: config (the options,
-        and ``env``, which is what ``environment`` returned), epoch (number of finished epochs), log
-        and steps (rows of the CSV files, so that a resumed run writes them whole).
+def claim_folder(folder, may_resume):
+    """Create the folder of a run, and return the lock that keeps others from training in it.
 
     Raises:
-        UserError: the folder holds something that this training would overwrite or cannot resume.
+        UserError: another process trains in it, or this training would overwrite something.
     """
-    last = run / "last.pt"
-    options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
-    if not last.exists():
-        others = {file.name for file in run.glob("*")} - {"lock", "last.pt.tmp"}
-        if others:
-            raise data.UserError(f"{run} holds {min(others)}, but no last.pt: use another --name")
-        return {"config": {**options, **env}, "epoch": 0, "log": [], "steps": []}
-    if not args.resume:
-        raise data.UserError(f"{run} holds a run: --resume continues it, --name starts another")
-    state = evaluate.read_checkpoint(last)
-    for name in sorted({*options, *state["config"]} - {*env, "resumed"}):
-        old, new = state["config"].get(name), options.get(name)
-        if new != old:
-            raise data.UserError(f"{run} was started with {name} = {old}, not {new}")
+    lock = FileLock(folder / "lock")
+    if rank_and_world()[0] == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise data.UserError(f"{folder} is being trained by another process") from None
+    if (folder / "last.pt").exists():
+        if not may_resume:
+            raise data.UserError(
+                f"{folder} holds a run: --resume continues it, --name starts another"
+            )
+    elif others := {file.name for file in folder.glob("*")} - {"lock", "last.pt.tmp"}:
+        raise data.UserError(f"{folder} holds {min(others)}, but no last.pt: use another --name")
+    return lock
+
+
+def resume(path, model, optimizers, options, env):
+    """Load weights and optimizers from last.pt, and return all else that it holds.
+
+    Args:
+        path: file of the checkpoint.
+        model, optimizers: where the weights and the optimizers' states go.
+        options: those that must be the same as when the run was started.
+        env: what ``environment`` returned, for the record.
+
+    Raises:
+        UserError: it cannot be read or resumed.
+    """
+    state = evaluate.read_checkpoint(path)
+    old = {name: v for name, v in state["config"].items() if name not in (*env, "resumed")}
+    for name in sorted(old | options):
+        if old.get(name) != options.get(name):
+            raise data.UserError(
+                f"{path.parent} was started with {name} = {old.get(name)}, not {options.get(name)}"
+            )
     try:
         model.load_state_dict(state.pop("model"))
         for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
             optimizer.load_state_dict(saved)
     except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise data.UserError(f"{last} does not fit {args.model} any more: {reason}") from None
+        raise data.UserError(
+            f"{path} does not fit {options['model']} any more: {data.last_line(error)}"
+        ) from None
     state["config"].setdefault("resumed", []).append(env)
     return state
 
 
-def open_board(run, images, args):
+def open_board(folder, images, args):
     """Return a writer of TensorBoard events, after it has shown the first images as the network
     sees them."""
-    board = SummaryWriter(run)
+    board = SummaryWriter(folder)
     batches, augmentation = draw_epoch(len(images), 0, args, images.device)
     x = make_inputs(images, batches[0][:64], augmentation, args)
     board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
     return board
 
 
-def save_epoch(run, board, sums, state, model, optimizers, is_best):
-    """Add the epoch's rows of steps.csv to the state, from ``sums`` that train_epoch returned, and
-    write what the epoch has changed. If the process dies before the last file, last.pt, --resume
-    repeats the epoch and writes the same again."""
+def save_epoch(folder, board, per_step, state, model, optimizers, is_best):
+    """Add the epoch's rows of steps.csv to the state, from what train_epoch returned, and write
+    what the epoch has changed. If the process dies before the last file, last.pt, --resume repeats
+    the epoch and writes the same again."""
     row = state["log"][-1]
     for name, value in row.items():
         board.add_scalar(f"epoch/{name}", value, row["step"])
-    step = row["step"] - len(sums)  # of the end of the epoch before
-    for part in sums.split(LOG_STEPS):
+    step = row["step"] - len(per_step)  # at the end of the epoch before
+    for part in per_step.split(LOG_STEPS):
         step += len(part)
         loss = (part[:, 0].sum() / part[:, 2].sum()).item()
         board.add_scalar("train/loss_by_step", loss, step)
         state["steps"].append({"step": step, "train_loss": loss})
     board.flush()
-    data.write_csv(run / "log.csv", state["log"])
-    data.write_csv(run / "steps.csv", state["steps"])
+    data.write_csv(folder / "log.csv", state["log"])
+    data.write_csv(folder / "steps.csv", state["steps"])
     if is_best:
-        save_checkpoint(run / "best.pt", state, model)
-    save_checkpoint(run / "last.pt", state, model, optimizers)
+        save_checkpoint(folder / "best.pt", state, model)
+    save_checkpoint(folder / "last.pt", state, model, optimizers)
 
 
 def save_checkpoint(path, state, model, optimizers=()):

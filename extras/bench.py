@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import evaluate
 import train
+from analyze import write_table
 from models import MODELS, build_model
 
 BATCH = 128
@@ -96,9 +97,8 @@ def train_steps(name, batches, count, device, *, layout, dtype):
     return run
 
 
-def infer(name, x, count, layout, dtype):
+def infer(model, x, count, dtype):
     """Return a case that classifies a batch some times."""
-    model = build_model(name).eval().to(x.device, memory_format=layout)
 
     @torch.no_grad()
     def run():
@@ -110,32 +110,21 @@ def infer(name, x, count, layout, dtype):
     return run
 
 
-def multiply(size, dtype, device):
-    """Return a case that multiplies two square matrices and returns the number of operations."""
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-
-    def run():
-        a @ b
-        return 2 * size**3
-
-    return run
-
-
-def orthogonalize_as_published(matrix, steps):
+def orthogonalize_as_published(matrix):
     """Return the same as train.orthogonalize, computed by the published iteration on X itself."""
     x = matrix / matrix.norm()
-    for _ in range(steps):
+    for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x
 
 
-def apply(function, *arguments):
-    """Return a case that calls a function once."""
+def apply(work, function, *arguments):
+    """Return a case that calls a function once; ``work`` is how much that does."""
 
     def run():
         function(*arguments)
-        return 1
+        return work
 
     return run
 
@@ -146,12 +135,13 @@ def build_cases(device, args):
     images, labels = (t.to(device) for t in data.load(args.data_dir, train=True))
     kernel = torch.randn(512, 4608, device=device)
     size = 2048 if device.type == "cpu" else 8192
-    cases = {(PRODUCT, "float32"): multiply(size, torch.float32, device)}
+    a, b = torch.randn(2, size, size, device=device)
+    cases = {(PRODUCT, "float32"): apply(2 * size**3, torch.matmul, a, b)}
     if dtype:
-        cases[PRODUCT, "bfloat16"] = multiply(size, dtype, device)
+        cases[PRODUCT, "bfloat16"] = apply(2 * size**3, torch.matmul, a.to(dtype), b.to(dtype))
     cases |= {
-        ("Muon 512×4608", "as published"): apply(orthogonalize_as_published, kernel, 5),
-        ("Muon 512×4608", "on the Gram matrix"): apply(train.orthogonalize, kernel, 5),
+        ("Muon 512×4608", "as published"): apply(1, orthogonalize_as_published, kernel),
+        ("Muon 512×4608", "on the Gram matrix"): apply(1, train.orthogonalize, kernel),
         ("data", "DataLoader without workers"): take(plain_batches(args.data_dir, 0), 10),
         ("data", "DataLoader with 2 workers"): take(plain_batches(args.data_dir, 2), 30),
         ("data", "ours"): take(our_batches(images, labels), 200),
@@ -168,7 +158,8 @@ def build_cases(device, args):
         for size, count in ((1, 30), (256, 1)):
             x = data.preprocess(images[:size])
             for how, (_, layout, kind) in variants.items():
-                cases[f"infer {name} batch {size}", how] = infer(name, x, count, layout, kind)
+                model = build_model(name).eval().to(device, memory_format=layout)
+                cases[f"infer {name} batch {size}", how] = infer(model, x, count, kind)
     return cases
 
 
@@ -256,12 +247,10 @@ def main():
         f"Measured on {evaluate.describe_device(device)}, {torch.get_num_threads()} threads, "
         f"PyTorch {torch.__version__}, batches of {BATCH}, {args.repeats} rounds"
     )
-    lines = [machine, "", "| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
     data.write_csv(out / "bench.csv", rows)
-    data.write_file(out / "bench.md", ("\n".join(lines) + "\n").encode())
-    print("\n".join(lines))
-    print(f"\nwritten: {out / 'bench.csv'} and {out / 'bench.md'}")
+    write_table(rows, out / "bench.md", [machine])
+    print((out / "bench.md").read_text(encoding="utf-8"))
+    print(f"written: {out / 'bench.csv'}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import evaluate
 from analyze import SHORT, open_folder, save, scatter_classes, show, write_table
+from models import ResNet
 
 SHIRT = data.CLASSES.index("Shirt")
 
@@ -40,10 +41,9 @@ def suspect_labels(probabilities, labels):
     Returns:
         indices of the suspected images, most confident first, and the class suspected for each.
     """
-    counts = torch.bincount(labels, minlength=probabilities.shape[1])
-    sums = torch.zeros(probabilities.shape[1], dtype=probabilities.dtype)
+    classes = probabilities.shape[1]
     own = probabilities.gather(1, labels[:, None])[:, 0]
-    thresholds = sums.index_add(0, labels, own) / counts
+    thresholds = labels.bincount(own, classes) / labels.bincount(minlength=classes)
     reached = probabilities.where(probabilities >= thresholds, 0.0)
     best, suspected = reached.max(1)
     indices = ((best > 0) & (suspected != labels)).nonzero().flatten()
@@ -74,16 +74,7 @@ def draw_label_errors(model, images, labels, folder):
         if pairs[i]
     ]
     if table:
-        write_table(table, folder, "label_errors")
-
-
-@torch.no_grad()
-def averages_features(model, image):
-    """Return whether a network ends like a ResNet: features, their averages, a linear layer."""
-    if not (hasattr(model, "features") and hasattr(model, "fc")):
-        return False
-    maps = model.features(data.preprocess(image))
-    return maps.ndim == 4 and getattr(model.fc, "in_features", 0) == maps.shape[1]
+        write_table(table, folder / "label_errors.md")
 
 
 @torch.no_grad()
@@ -151,13 +142,10 @@ def main():
         images, labels = data.load(args.data_dir, train=True)
         _, index = data.split_indices()
         draw_label_errors(model, images[index], labels[index], folder)
-    images, labels = data.load(args.data_dir, train=False)
-    if not averages_features(model, images[:1]):
-        print(
-            "activation maps and features are left out: they need a network that ends like a "
-            "ResNet, with feature maps from features(), their averages and a linear layer fc"
-        )
+    if not isinstance(model, ResNet):
+        print("activation maps and features are left out: they need a ResNet")
         return
+    images, labels = data.load(args.data_dir, train=False)
     draw_activation_maps(model, images, labels, folder)
     n = args.tsne_images
     draw_features(model, images[:n], labels[:n], folder)

@@ -69,15 +69,14 @@ def tabulate_runs(runs, folder):
             "evaluated on": latency_machine,
         }
         rows.append(row)
-    write_table(rows, folder, "runs")
+    write_table(rows, folder / "runs.md")
 
 
 def collect_entries(runs):
     """Return name, test accuracy and source of the leaderboard's entries and of each network, with
     the report's recipe and with ours; the highest accuracy first."""
     tested = [run for run in runs if run.evaluation]
-    ours = pick_runs(tested, report=True) + pick_runs(tested, report=False)
-    entries = [(run.name, run.accuracy, "ours") for run in ours]
+    entries = [(run.name, run.accuracy, "ours") for run in pick_runs(tested)]
     entries += [(name, accuracy, "leaderboard") for name, accuracy in LEADERBOARD]
     return sorted(entries, key=lambda entry: -entry[1])
 
@@ -118,7 +117,7 @@ def main():
     entries = collect_entries(runs)
     keys = ("network", "test accuracy", "from")
     rows = [(name, f"{100 * accuracy:.2f} %", source) for name, accuracy, source in entries]
-    write_table([dict(zip(keys, row, strict=True)) for row in rows], folder, "leaderboard")
+    write_table([dict(zip(keys, row, strict=True)) for row in rows], folder / "leaderboard.md")
     plot_leaderboard(entries, folder)
 
 

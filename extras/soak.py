@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
-TIMES = ("seconds", "images_per_second")  # columns of log.csv that differ between equal runs
 
 
 def command(run, args):
@@ -38,13 +37,18 @@ def command(run, args):
     ]  # fmt: skip
 
 
+def read_logs(run):
+    """Return the rows of log.csv without their seconds, and the text of steps.csv."""
+    rows = list(csv.DictReader((run / "log.csv").read_text(encoding="utf-8").splitlines()))
+    for row in rows:
+        del row["seconds"]
+    return rows, (run / "steps.csv").read_text(encoding="utf-8")
+
+
 def read_outcome(run):
-    """Return what must be equal: the rows of the logs without their times, and all weights."""
-    with open(run / "log.csv", newline="", encoding="utf-8") as file:
-        rows = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
-    steps = (run / "steps.csv").read_text(encoding="utf-8")
+    """Return what must be equal: the logs without their times, and all weights."""
     best, last = (torch.load(run / f"{name}.pt", weights_only=True) for name in ("best", "last"))
-    return rows, steps, [*best["model"].values(), *last["model"].values()]
+    return *read_logs(run), [*best["model"].values(), *last["model"].values()]
 
 
 def are_equal(one, other):

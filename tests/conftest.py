@@ -23,14 +23,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A script's start costs seconds, nearly all of them `import torch`. A server that has imported it
 # once, and has done nothing else, forks the process of each script that is run to its end.
 FORKS = multiprocessing.get_context("forkserver")
-PRELOADED = ("pytest", "torch", "torchvision", "torch.utils.tensorboard", "matplotlib.pyplot")
-FORKS.set_forkserver_preload(list(PRELOADED))
+FORKS.set_forkserver_preload(
+    ["pytest", "torch", "torchvision", "torch.utils.tensorboard", "matplotlib.pyplot"]
+)
+
+# How ``mlp_run`` is trained; with --resume and its folder, the options that continue it.
+MLP_RUN = ("train.py", "--model", "mlp", "--recipe", "report", "--epochs", 2, "--precision",
+           "float32")  # fmt: skip
 
 
 def command(script, args):
     """The arguments of one of the scripts with the real data, the script first."""
     words = [str(ROOT / script), *map(str, args)]
-    return words if script == "data.py" or "--data-dir" in args else [*words, "--data-dir", DATA]
+    return words if "--data-dir" in args else [*words, "--data-dir", DATA]
 
 
 def start(script, *args, **options):
@@ -78,6 +83,5 @@ def real():
 def mlp_run(tmp_path_factory):
     """Folder of an MLP trained for two epochs by the command line, tested at the end."""
     runs = tmp_path_factory.mktemp("runs")
-    call("train.py", "--model", "mlp", "--recipe", "report", "--epochs", 2,
-         "--precision", "float32", "--runs", runs)  # fmt: skip
+    call(*MLP_RUN, "--runs", runs)
     return runs / "mlp"

@@ -78,7 +78,7 @@ def test_flips_and_crops_can_be_turned_off(real):
     assert torch.equal(data.crop_and_flip(images, *draw(100, 0, 0.0), 0), images)
 
 
-def test_example_of_the_docstring(real):
+def test_crop_by_hand(real):
     image = real[0][:1]
     moved = data.crop_and_flip(image, torch.tensor([[2, 0]]), torch.tensor([False]), padding=1)
     assert torch.equal(moved[0, :-1, 1:], image[0, 1:, :-1])  # up by one, right by one

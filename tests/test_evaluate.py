@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 import pickle
@@ -6,7 +7,7 @@ import random
 
 import pytest
 import torch
-from conftest import call
+from conftest import DATA, call
 
 import data
 import evaluate
@@ -32,7 +33,7 @@ def test_files_agree_with_each_other(mlp_run):
     rows = list(csv.DictReader((mlp_run / "predictions.csv").read_text().splitlines()))
     assert list(rows[0]) == ["index", "true", "predicted", "probability"]
     assert [int(row["index"]) for row in rows] == list(range(10_000))
-    _, labels = data.load(os.environ.get("FASHION_MNIST", "data"), train=False)
+    _, labels = data.load(DATA, train=False)
     assert [int(row["true"]) for row in rows] == labels.tolist()
     hits = sum(row["true"] == row["predicted"] for row in rows)
     assert result["accuracy"] == hits / 10_000 > 0.7
@@ -62,75 +63,65 @@ def test_network_with_batch_norm_is_evaluated_as_it_was_validated(tmp_path):
 
 
 class Malice:
-    """Unpickled without care, this would create a file."""
-
-    def __init__(self, path):
-        self.path = path
+    """Unpickled without care, this would create the folder "trap"."""
 
     def __reduce__(self):
-        return (os.mkdir, (str(self.path),))
+        return os.mkdir, ("trap",)
 
 
-def damage(kind, good, path, trap):
-    content = good.read_bytes()
-    if kind == "code":
-        torch.save({"model": Malice(trap), "config": {}}, path)
-    elif kind == "plain pickle with code":
-        path.write_bytes(pickle.dumps(Malice(trap)))
-    elif kind == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif kind == "with a hole":
-        path.write_bytes(content[:100_000] + content[101_000:])
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "text":
-        path.write_text("not a checkpoint")
-    elif kind == "directory":
-        path.mkdir()
-    elif kind == "list":
-        torch.save([1, 2, 3], path)
-    elif kind in ("other model", "wrong shape", "unknown model"):
-        checkpoint = torch.load(good, weights_only=True)
-        if kind == "wrong shape":
-            checkpoint["model"]["fc1.weight"] = torch.zeros(5, 5)
-        else:
-            checkpoint["config"]["model"] = "resnet18" if kind == "other model" else "vgg"
-        torch.save(checkpoint, path)
+def pack(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
-WRONG = {  # entries of config, and a factor of weights
-    "width": ({"model": "resnet18", "width": "64"}, 1),
-    "negative width": ({"model": "resnet18", "width": -1}, 1),
-    "dropout": ({"model": "resnet18", "dropout": 2}, 1),
-    "list": ({"model": ["mlp"]}, 1),
-    "not a number": ({}, float("nan")),
+def changed(factor=1, **config):
+    def change(good):
+        checkpoint = torch.load(io.BytesIO(good), weights_only=True)
+        checkpoint["config"] |= config
+        checkpoint["model"]["fc1.weight"] = checkpoint["model"]["fc1.weight"] * factor
+        return pack(checkpoint)
+
+    return change
+
+
+DAMAGES = {  # what becomes of the bytes of a good checkpoint
+    "code": lambda _: pack({"model": Malice(), "config": {}}),
+    "plain pickle with code": lambda _: pickle.dumps(Malice()),
+    "truncated": lambda good: good[: len(good) // 2],
+    "with a hole": lambda good: good[:100_000] + good[101_000:],
+    "empty": lambda _: b"",
+    "text": lambda _: b"not a checkpoint",
+    "list": lambda _: pack([1, 2, 3]),
+    "other model": changed(model="resnet18"),
+    "unknown model": changed(model="vgg"),
+    "list as a model": changed(model=["mlp"]),
+    "width": changed(model="resnet18", width="64"),
+    "negative width": changed(model="resnet18", width=-1),
+    "dropout": changed(model="resnet18", dropout=2),
+    "wrong shape": changed(factor=torch.ones(2, 1, 1)),
+    "not a number": changed(factor=float("nan")),
 }
 
 
-@pytest.mark.parametrize("kind", WRONG)
-def test_checkpoint_that_gives_no_true_numbers_is_refused(mlp_run, tmp_path, kind):
-    config, factor = WRONG[kind]
-    checkpoint = torch.load(mlp_run / "best.pt", weights_only=True)
-    checkpoint["config"] |= config
-    checkpoint["model"]["fc1.weight"] *= factor
-    torch.save(checkpoint, tmp_path / "bad.pt")
-    with pytest.raises(data.UserError, match=r"bad\.pt") as caught:
-        evaluate.load_model(tmp_path / "bad.pt")
-    assert len(str(caught.value).splitlines()) == 1
-
-
-KINDS = ("code", "plain pickle with code", "truncated", "with a hole", "empty", "text", "directory",
-         "list", "other model", "wrong shape", "unknown model", "missing")  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_bad_checkpoint_is_refused(mlp_run, tmp_path, kind):
-    path, trap = tmp_path / "bad.pt", tmp_path / "trap"
-    damage(kind, mlp_run / "best.pt", path, trap)
-    with pytest.raises(data.UserError, match=r"bad\.pt") as caught:
+def check_refusal(path):
+    with pytest.raises(data.UserError, match=path.name) as caught:
         evaluate.load_model(path)
     assert len(str(caught.value).splitlines()) == 1
-    assert not trap.exists(), "code in the checkpoint was run"
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_bad_checkpoint_is_refused(mlp_run, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pt"
+    path.write_bytes(DAMAGES[kind]((mlp_run / "best.pt").read_bytes()))
+    check_refusal(path)
+    assert not (tmp_path / "trap").exists(), "code in the checkpoint was run"
+
+
+def test_folder_or_nothing_in_place_of_a_checkpoint(tmp_path):
+    check_refusal(tmp_path)
+    check_refusal(tmp_path / "missing.pt")
 
 
 def test_truncations_and_flipped_bits_are_found(mlp_run, tmp_path):
@@ -156,8 +147,9 @@ def test_truncations_and_flipped_bits_are_found(mlp_run, tmp_path):
     assert refused > 40
 
 
-def test_bad_checkpoint_on_the_command_line(tmp_path):
-    (tmp_path / "bad.pt").write_bytes(pickle.dumps(Malice(tmp_path / "trap")))
+def test_bad_checkpoint_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.pt").write_bytes(pickle.dumps(Malice()))
     message = call("evaluate.py", "--ckpt", tmp_path / "bad.pt", code=1)
     assert message.startswith("evaluate.py: ") and len(message.splitlines()) == 1
     assert not (tmp_path / "trap").exists()

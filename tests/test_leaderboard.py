@@ -3,11 +3,8 @@ import sys
 from conftest import ROOT
 from test_analyze import check_figures, copy_run
 
-sys.path.insert(0, str(ROOT / "extras"))
-
-import leaderboard
-
 import analyze
+from extras import leaderboard
 
 
 def test_table_and_chart_show_the_leaderboard_and_each_network(tmp_path, monkeypatch):

@@ -19,8 +19,9 @@ def test_parameter_count_and_output_shape(name, parameters):
 def test_stage_shapes_are_those_of_the_report(name):
     model, shapes = build_model(name).eval(), {}
     for stage in ("conv1", "layer1", "layer2", "layer3", "layer4", "fc"):
-        hook = lambda _, __, out, stage=stage: shapes.update({stage: tuple(out.shape[1:])})  # noqa: E731
-        getattr(model, stage).register_forward_hook(hook)
+        getattr(model, stage).register_forward_hook(
+            lambda _, __, out, stage=stage: shapes.update({stage: tuple(out.shape[1:])})
+        )
     model(torch.zeros(1, 1, 28, 28))
     assert shapes == {
         "conv1": (64, 28, 28),

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import random
@@ -9,29 +8,16 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, call, start
+from conftest import MLP_RUN, ROOT, call, start
 
 import evaluate
 import train
+from extras.soak import are_equal, read_logs, read_outcome
 from models import build_model
-
-TIMES = ("seconds", "images_per_second")
-
-
-def read_log(run):
-    """Rows of log.csv without the columns that tell the time, and all of steps.csv."""
-    rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows], (
-        run / "steps.csv"
-    ).read_text()
 
 
 def read_weights(run, name="last.pt"):
     return torch.load(run / name, weights_only=True)
-
-
-def same_weights(a, b):
-    return all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
 
 
 def wait_for(process, run, epochs):
@@ -93,7 +79,7 @@ def test_muon_gets_the_hidden_layers():
 
 
 def test_run_writes_what_it_says(mlp_run):
-    rows, steps = read_log(mlp_run)
+    rows, steps = read_logs(mlp_run)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["val_accuracy"]) > 0.7
     assert len(steps.splitlines()) == 1 + 750 // train.LOG_STEPS
@@ -107,8 +93,8 @@ def test_validation_images_are_not_augmented(mlp_run):
     # The run trains on shifted and flipped images; were the validation images shifted as well,
     # its log would not agree with what evaluate.py measures on the untouched ones.
     call("evaluate.py", "--ckpt", mlp_run / "best.pt", "--split", "val")
-    measured = evaluate.json.loads((mlp_run / "val-evaluation.json").read_text())
-    logged = max(float(row["val_accuracy"]) for row in read_log(mlp_run)[0])
+    measured = json.loads((mlp_run / "val-evaluation.json").read_text())
+    logged = max(float(row["val_accuracy"]) for row in read_logs(mlp_run)[0])
     assert measured["n"] == 12_000
     assert measured["accuracy"] == pytest.approx(logged, abs=1e-6)
 
@@ -137,7 +123,7 @@ def test_trains_without_git(tmp_path):
     assert process.returncode == 0, err
     assert json.loads((tmp_path / "mlp/config.json").read_text(encoding="utf-8"))["git"] is None
     # Fewer steps than a row of steps.csv has: 10, of which the last is a partial batch.
-    assert [line.split(",")[0] for line in read_log(tmp_path / "mlp")[1].split()] == ["step", "10"]
+    assert [line.split(",")[0] for line in read_logs(tmp_path / "mlp")[1].split()] == ["step", "10"]
 
 
 def test_rank_without_other_processes_is_ignored(tmp_path):
@@ -145,48 +131,42 @@ def test_rank_without_other_processes_is_ignored(tmp_path):
                "--no-test", "--runs", tmp_path)  # fmt: skip
     process = start("train.py", *options, env=os.environ | {"RANK": "3"})
     assert process.communicate(timeout=120) and process.returncode == 0
-    assert len(read_log(tmp_path / "mlp")[0]) == 1
-
-
-def test_network_that_was_changed_cannot_be_resumed(mlp_run, tmp_path):
-    run = shutil.copytree(mlp_run, tmp_path / "mlp")
-    checkpoint = read_weights(run)
-    checkpoint["model"]["fc1.weight"] = torch.zeros(100, 784)
-    torch.save(checkpoint, run / "last.pt")
-    options = ("--model", "mlp", "--recipe", "report", "--epochs", 2, "--precision", "float32")
-    message = call("train.py", *options, "--runs", tmp_path, "--resume", code=1)
-    assert "does not fit mlp any more" in message and len(message.splitlines()) == 1
+    assert len(read_logs(tmp_path / "mlp")[0]) == 1
 
 
 def test_renamed_run_can_be_resumed(mlp_run, tmp_path):
     shutil.copytree(mlp_run, tmp_path / "renamed")
-    options = ("--model", "mlp", "--recipe", "report", "--epochs", 2, "--precision", "float32")
-    said = call("train.py", *options, "--runs", tmp_path, "--name", "renamed", "--resume")
+    said = call(*MLP_RUN, "--runs", tmp_path, "--name", "renamed", "--resume")
     assert "resuming after epoch 2" in said and "test accuracy" in said
 
 
 def test_resume_refuses_other_options(mlp_run):
-    args = ("--model", "mlp", "--recipe", "report", "--precision", "float32", "--resume",
-            "--runs", mlp_run.parent)  # fmt: skip
-    message = call("train.py", *args, "--epochs", 3, code=1)
-    assert "epochs = 2, not 3" in message
+    message = call(*MLP_RUN, "--epochs", 3, "--runs", mlp_run.parent, "--resume", code=1)
+    assert "epochs = 2, not 3" in message and len(message.splitlines()) == 1
 
 
-def test_resume_refuses_a_run_with_an_option_that_is_no_more(mlp_run, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("model", {"fc1.weight": torch.zeros(100, 784)}, "does not fit mlp any more"),
+        ("config", {"prune": 0.5}, "started with prune = 0.5"),  # an option that is no more
+    ],
+    ids=["network", "option"],
+)
+def test_resume_refuses_a_run_of_other_code(mlp_run, tmp_path, part, change, said):
     run = shutil.copytree(mlp_run, tmp_path / "mlp")
     checkpoint = read_weights(run)
-    checkpoint["config"]["prune"] = 0.5
+    checkpoint[part].update(change)
     torch.save(checkpoint, run / "last.pt")
-    options = ("--model", "mlp", "--recipe", "report", "--epochs", 2, "--precision", "float32")
-    message = call("train.py", *options, "--runs", tmp_path, "--resume", code=1)
-    assert "started with prune = 0.5" in message and len(message.splitlines()) == 1
+    message = call(*MLP_RUN, "--runs", tmp_path, "--resume", code=1)
+    assert said in message and len(message.splitlines()) == 1
 
 
 def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
     options = ("--model", "mlp", "--train-on", "all", "--runs", tmp_path, "--no-test")
     said = call("train.py", *options, "--recipe", "report", "--epochs", 2)
     assert "validation" not in said
-    rows, _ = read_log(tmp_path / "mlp")
+    rows, _ = read_logs(tmp_path / "mlp")
     assert [(row["step"], row["val_accuracy"]) for row in rows] == [("469", "nan"), ("938", "nan")]
     assert read_weights(tmp_path / "mlp", "best.pt")["epoch"] == 2
     best = tmp_path / "mlp" / "best.pt"
@@ -215,14 +195,10 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
     assert "resuming after epoch" in call(*options, "--name", "killed", "--resume")
     assert alone.communicate(timeout=240) and alone.returncode == 0
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert same_weights(read_weights(whole), read_weights(killed))
-    assert read_log(whole) == read_log(killed)
-    best = max(read_log(whole)[0], key=lambda row: float(row["val_accuracy"]))
+    assert read_logs(whole) == read_logs(killed)
+    assert are_equal(read_outcome(whole), read_outcome(killed))
+    best = max(read_logs(whole)[0], key=lambda row: float(row["val_accuracy"]))
     assert read_weights(whole, "best.pt")["epoch"] == int(best["epoch"])
-    assert torch.equal(
-        next(iter(read_weights(whole, "best.pt")["model"].values())),
-        next(iter(read_weights(killed, "best.pt")["model"].values())),
-    )
 
 
 def test_stopped_in_the_first_epoch_can_be_continued(tmp_path):
@@ -234,7 +210,7 @@ def test_stopped_in_the_first_epoch_can_be_continued(tmp_path):
     assert "--resume" in err and "Traceback" not in err
     assert "--resume" in call(*options, code=1)
     call(*options, "--resume")
-    assert len(read_log(tmp_path / "mlp")[0]) == 6
+    assert len(read_logs(tmp_path / "mlp")[0]) == 6
 
 
 @pytest.mark.skipif(
@@ -249,7 +225,7 @@ def test_first_epochs_are_those_of_the_published_run(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in err
     assert err.strip().splitlines()[-1].endswith("the same command with --resume continues the run")
-    rows, published = read_log(tmp_path / "mlp")[0], read_log(ROOT / "results/mlp-report")[0]
+    rows, published = read_logs(tmp_path / "mlp")[0], read_logs(ROOT / "results/mlp-report")[0]
     assert len(rows) >= 4
     for row, expected in zip(rows, published, strict=False):
         assert float(row["val_accuracy"]) == float(expected["val_accuracy"])
@@ -274,8 +250,7 @@ def test_full_disk_keeps_the_old_checkpoint(mlp_run, tmp_path):
     before = last.read_bytes()
     limit = len(before) // 2  # no file may become larger, as on a full disk
     process = start(
-        "train.py", "--model", "mlp", "--recipe", "report", "--epochs", 2, "--precision",
-        "float32", "--runs", tmp_path, "--resume",
+        *MLP_RUN, "--runs", tmp_path, "--resume",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     _, err = process.communicate(timeout=120)
@@ -292,8 +267,7 @@ def test_resume_refuses_a_damaged_checkpoint(mlp_run, tmp_path, damage):
     else:
         shutil.copy(run / "best.pt", run / "last.pt")
     files = {path: path.read_bytes() for path in run.iterdir()}
-    options = ("--recipe", "report", "--epochs", 2, "--precision", "float32", "--resume")
-    message = call("train.py", "--model", "mlp", *options, "--runs", tmp_path, code=1)
+    message = call(*MLP_RUN, "--runs", tmp_path, "--resume", code=1)
     assert str(run) in message and len(message.splitlines()) == 1
     assert {path: path.read_bytes() for path in run.iterdir()} == files
 
@@ -349,15 +323,8 @@ def test_bad_value_is_refused_in_one_line(capsys, option, value):
     assert option in last_line and value in last_line
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--device", "tpu"), "tpu"),
-        (("--device", "meta"), "meta"),
-        (("--device", "hpu"), "hpu"),
-    ],
-)
-def test_bad_combination_is_refused_in_one_line(tmp_path, options, said):
-    message = call("train.py", *options, "--runs", tmp_path, code=1)
-    assert said in message and len(message.splitlines()) == 1
+@pytest.mark.parametrize("device", ["tpu", "meta", "hpu"])
+def test_device_that_is_not_here_is_refused_in_one_line(tmp_path, device):
+    message = call("train.py", "--device", device, "--runs", tmp_path, code=1)
+    assert device in message and len(message.splitlines()) == 1
     assert not list(tmp_path.iterdir())
