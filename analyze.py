@@ -69,9 +69,7 @@ def read_run(folder):
                    seconds=float)  # fmt: skip
     if log is None or not len(log):
         raise ValueError("log.csv has no row; train.py writes one after each epoch")
-    latency = None
-    if evaluation:  # evaluate.py computes in float32 on every machine
-        latency = evaluation["latency"] | {"precision": "float32"}
+    latency = evaluation["latency"] if evaluation else None
     return SimpleNamespace(
         folder=folder,
         name=folder.name,
@@ -94,8 +92,8 @@ def read_run(folder):
         steps=read_csv(folder / "steps.csv", step=int, train_loss=float),
         evaluation=evaluation,
         accuracy=evaluation["accuracy"] if evaluation else None,
-        latency=latency["batch_1_ms"] if evaluation else None,
-        latency_machine=describe_machine(latency) if evaluation else None,
+        latency=latency["batch_1_ms"] if latency else None,
+        latency_machine=describe_machine(latency) if latency else None,
         predictions=read_csv(folder / "predictions.csv", index=int, true=int, predicted=int,
                              probability=float),
     )  # fmt: skip
@@ -105,7 +103,8 @@ def describe_machine(facts):
     """Where and in which precision something was timed: such times compare with each other."""
     # What a GPU does in a second hardly depends on the CPU's threads.
     threads = f"{facts['threads']} threads, " if facts.get("device", "cpu") == "cpu" else ""
-    return f"{facts['device_name']}, {threads}{facts['precision']}"
+    precision = facts.get("precision", "float32")  # evaluate.py's, on every machine
+    return f"{facts['device_name']}, {threads}{precision}"
 
 
 def find_runs(folders):
@@ -131,7 +130,7 @@ def find_seeds(run, runs):
 
 
 def pick_runs(runs):
-    """Pick one run of each network and recipe, first those of other recipes than the report's.
+    """Pick one run of each network and recipe, those of the report's recipe last.
 
     Tested runs come before others, the user's own before published ones, then one that is named
     like its network, then the best.
@@ -356,7 +355,8 @@ def count_confusion(predictions):
 
 def plot_errors(run, folder):
     """Figure 7: the errors of each true class, stacked by the class predicted instead."""
-    errors = count_confusion(run.predictions) * (1 - np.eye(10, dtype=int))
+    errors = count_confusion(run.predictions)
+    np.fill_diagonal(errors, 0)  # the correct predictions
     total = errors.sum(1)
     figure, axis = plt.subplots(figsize=(10, 5))
     for j, colour in enumerate(COLOURS):

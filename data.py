@@ -49,12 +49,12 @@ def load(data_dir, train):
         UserError: the data set is missing and cannot be downloaded, or is damaged.
     """
     try:
-        dataset = FashionMNIST(data_dir, train, download=True)  # where files are missing
+        dataset = FashionMNIST(data_dir, train, download=True)  # only what is missing
         digest = hashlib.md5(dataset.data.numpy())
         digest.update(dataset.targets.byte().numpy())
         if digest.hexdigest() != MD5[train]:
             raise ValueError("wrong MD5")
-    except Exception as error:  # without a connection or with a damaged file, nearly anything
+    except Exception as error:  # any, without a connection or with a damaged file
         folder = Path(data_dir) / "FashionMNIST/raw"
         raise UserError(
             f"FashionMNIST is not complete in {folder}, or could not be downloaded "
@@ -100,8 +100,9 @@ def crop_and_flip(images, offsets, flips, padding):
     rows = offsets[:, :1] + window  # B×28: the rows of each crop in its padded image
     columns = offsets[:, 1:] + window  # B×28
     columns = torch.where(flips[:, None], columns.flip(1), columns)  # a flip: from right to left
-    image = torch.arange(len(images), device=images.device)
-    return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]]
+    i = torch.arange(len(images), device=images.device)
+    # Indices B×1×1, B×28×1 and B×1×28 are broadcast: together they pick B×28×28 pixels.
+    return padded[i[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def preprocess(images):

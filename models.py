@@ -34,9 +34,9 @@ class BasicBlock(nn.Module):
 
     The shortcut adds the input to the output, so that gradients also reach early layers. It is the
     identity, or a 1×1 convolution where the number of channels or the resolution changes.
-    BatchNorm subtracts each channel's mean over the batch and its pixels and divides by the
-    standard deviation, then scales and shifts by two learned numbers; in evaluation mode it uses
-    running averages.
+    BatchNorm subtracts each channel's mean over all pixels of the batch and divides by the standard
+    deviation, then scales and shifts by two learned numbers; in evaluation mode it uses running
+    averages.
     """
 
     def __init__(self, in_channels, out_channels, stride=1):

@@ -7,8 +7,8 @@ steps.csv (one row per 25 steps), TensorBoard events, best.pt (the highest valid
 --train-on all, the last epoch) and last.pt (everything that --resume needs).
 
 train_epoch(), the first function, is the loop over the batches of an epoch, main() the loop over
-the epochs; what follows main() can wait for a second reading. So can rank, is_main and dist: unless
-torchrun starts several processes, rank is 0, is_main is true, and dist is not initialized.
+the epochs; what follows main() can wait for a second reading. So can RANK, WORLD and dist: unless
+torchrun starts several processes, RANK is 0, WORLD is 1, and dist is not used.
 """
 
 import argparse
@@ -33,6 +33,10 @@ from tqdm import tqdm
 import data
 import evaluate
 from models import MODELS, build_model, count_parameters
+
+# Set by torchrun: how many processes there are, and which of them this is, from 0.
+WORLD = int(os.environ.get("WORLD_SIZE", "1"))
+RANK = int(os.environ["RANK"]) if WORLD > 1 else 0
 
 # Recipes: defaults of options, such as args.lr. The other options have theirs in parse_args().
 # The report states neither batch size nor learning rate: these are the usual ones.
@@ -101,26 +105,24 @@ def train_epoch(model, optimizers, train_set, epoch, args):
         predictions, number of images.
     """
     images, labels = train_set
-    rank, _ = rank_and_world()
-    # Lists of indices of images, in random order, and the random numbers of the augmentation.
-    batches, augmentation = draw_epoch(len(images), epoch, args, images.device)
+    images, batches = draw_epoch(images, epoch, args)  # augmented images, and lists of indices
     per_step = []
     model.train()
-    disable = True if rank > 0 else None  # None: no progress bar where there is no terminal
+    disable = RANK > 0 or None  # None: no progress bar where there is no terminal
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=disable)
     for i, batch in enumerate(bar):  # a batch is a tensor of B indices
         step = epoch * len(batches) + i
         # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
-        torch.manual_seed(1_000_000 * args.seed + step + 10**15 * rank)
+        torch.manual_seed(1_000_000 * args.seed + step + 10**15 * RANK)
         progress = (epoch + i / len(batches)) / args.epochs  # from 0 to 1
         set_learning_rate(optimizers, args, progress)
-        x = make_inputs(images, batch, augmentation, args)  # B×1×28×28
+        x = data.preprocess(images[batch])  # B×1×28×28, from 0 … 255 to −1 … 1
         y = labels[batch]  # B
         target = y
         if args.mixup:  # off by default
             x, target = mix(x, y, args.mixup)  # the target is B×10 probabilities
         # For speed, autocast computes convolutions and matrix products in bfloat16: the range of
-        # float32, but half the bits. Weights and loss are float32, hence .float().
+        # float32, but half the bits. The weights stay float32; the loss, too, by .float().
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = model(x).float()  # B×10
         loss = F.cross_entropy(logits, target, label_smoothing=args.label_smoothing)
@@ -133,40 +135,37 @@ def train_epoch(model, optimizers, train_set, epoch, args):
         count = torch.full_like(loss, len(y))
         per_step.append(torch.stack([loss.detach() * len(y), correct, count]))
     per_step = torch.stack(per_step)  # S×3
-    if dist.is_initialized():
+    if WORLD > 1:
         dist.all_reduce(per_step)  # adds up those of all processes
-    return per_step.cpu().double()
+    return per_step.cpu().double()  # sums of float32 would be rounded
 
 
-def draw_epoch(n, epoch, args, device):
-    """Draw the order and the augmentation of an epoch; they depend on the seed and the epoch only.
+def draw_epoch(images, epoch, args):
+    """Crop and flip all images at random, and divide them into batches in random order.
+
+    The random numbers depend on the seed and the epoch only. A new augmentation comes last, so that
+    those of the others stay the same.
+
+    Args:
+        images: uint8 tensor N×28×28.
+        epoch: number of the epoch, from 0.
+        args: options of the command line.
 
     Returns:
+        images: uint8 tensor N×28×28, augmented.
         batches: list of int64 index tensors; with torchrun, this process's part of each batch.
             A last batch smaller than a quarter of the batch size is dropped, because its gradient
             would be noisy.
-        augmentation: dictionary of the random numbers of all n images, for ``make_inputs``.
-            Row i is for image i. A new augmentation draws last, so that the others stay the same.
     """
-    generator = torch.Generator().manual_seed(10_000 * args.seed + epoch)  # below 10,000 epochs
-    batches = torch.randperm(n, generator=generator).to(device).split(args.batch_size)
+    n, device = len(images), images.device
+    torch.manual_seed(10_000 * args.seed + epoch)  # there are at most 10,000 epochs
+    batches = torch.randperm(n).to(device).split(args.batch_size)
     if len(batches) > 1 and len(batches[-1]) < args.batch_size // 4:
         batches = batches[:-1]
-    augmentation = {
-        "offsets": torch.randint(0, 2 * args.padding + 1, (n, 2), generator=generator),
-        "flips": torch.rand(n, generator=generator) < args.flip,
-    }
-    rank, world = rank_and_world()
-    batches = [batch[rank::world] for batch in batches]  # with one process: the same
-    return batches, {name: values.to(device) for name, values in augmentation.items()}
-
-
-def make_inputs(images, batch, augmentation, args):
-    """Return a batch of the images, uint8 N×28×28, augmented as drawn by ``draw_epoch``: float32
-    B×1×28×28."""
-    drawn = {name: values[batch] for name, values in augmentation.items()}
-    x = data.crop_and_flip(images[batch], drawn["offsets"], drawn["flips"], args.padding)
-    return data.preprocess(x)  # from 0 … 255 to −1 … 1
+    offsets = torch.randint(0, 2 * args.padding + 1, (n, 2)).to(device)
+    flips = (torch.rand(n) < args.flip).to(device)
+    images = data.crop_and_flip(images, offsets, flips, args.padding)
+    return images, [batch[RANK::WORLD] for batch in batches]  # with one process: the same
 
 
 def mix(x, y, alpha):
@@ -177,7 +176,7 @@ def mix(x, y, alpha):
     Returns:
         float32 tensors B×1×28×28 and B×10, the probabilities of the classes.
     """
-    share = torch.distributions.Beta(alpha, alpha).sample().item()  # 0 to 1; uniform if α is 1
+    share = torch.distributions.Beta(alpha, alpha).sample().item()  # on the CPU, 0 to 1
     target = F.one_hot(y, 10)
     return share * x + (1 - share) * x.flip(0), share * target + (1 - share) * target.flip(0)
 
@@ -191,7 +190,7 @@ def validate(model, val_set, args):
     with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
         # In evaluation mode and without gradients. It takes and returns tensors on the CPU.
         logits = evaluate.predict(model, images)
-    loss = F.cross_entropy(logits, labels, reduction="sum").item() / len(images)
+    loss = F.cross_entropy(logits, labels).item()
     return loss, (logits.argmax(1) == labels).sum().item() / len(images)
 
 
@@ -222,7 +221,8 @@ def set_learning_rate(optimizers, args, progress):
 
 
 def build_optimizers(model, args):
-    """Return a list of optimizers: one, or Muon for the hidden layers and AdamW for the rest. A new
+    """Return a list of optimizers: one, or AdamW and Muon, for the hidden layers: SGD with momentum
+    whose steps are equally large in all directions of the space of a layer's weights. A new
     optimizer needs a branch here and a line in ``OPTIMIZERS``."""
     parameters = list(model.parameters())
     weights = [p for p in parameters if p.ndim > 1]  # matrices and kernels
@@ -231,7 +231,7 @@ def build_optimizers(model, args):
     if args.optimizer == "muon":  # --lr and --weight-decay are Muon's; its class can wait
         hidden, rest = [], []
         for p in parameters:
-            # Weights, but not those of the last layer or of a convolution with one input channel.
+            # Not the last layer, nor a ResNet's first, whose kernels have only nine weights each.
             is_hidden = p.ndim > 1 and p is not weights[-1] and p.shape[1] != 1
             (hidden if is_hidden else rest).append(p)
         adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
@@ -265,7 +265,6 @@ def main(argv=None):
     args = parse_args(argv)
     device = evaluate.use_device(args.device, args.threads)
     device = join_processes(device, args)  # changes nothing without torchrun
-    is_main = rank_and_world()[0] == 0
     if args.precision == "auto":
         args.precision = "bfloat16" if evaluate.has_native_bfloat16(device) else "float32"
     train_set, val_set = load_sets(args, device)
@@ -281,10 +280,11 @@ def main(argv=None):
     # rows of log.csv and steps.csv.
     state = {"config": {**options, **env}, "epoch": 0, "log": [], "steps": []}
     if (folder / "last.pt").exists():
+        # It also loads the weights and the optimizers' states.
         state = resume(folder / "last.pt", model, optimizers, options, env)
-    if dist.is_initialized():
+    if WORLD > 1:
         dist.barrier()  # nothing is written before all have checked the folder
-    if is_main:
+    if RANK == 0:
         if state["log"]:
             print(f"resuming after epoch {state['epoch']}")
         else:  # so that a run stopped in its first epoch can be resumed
@@ -297,7 +297,7 @@ def main(argv=None):
             flush=True,
         )
     # Wrapped or not, the weights are the same: wrapped is trained, model is validated and saved.
-    wrapped = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+    wrapped = torch.nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
     if args.compile:  # CUDA graphs reduce the CPU's overhead of launching kernels
         wrapped = torch.compile(wrapped, mode="reduce-overhead", dynamic=False)
 
@@ -330,7 +330,7 @@ def main(argv=None):
         is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
         state["log"].append(row)
         state["epoch"] = epoch + 1
-        if is_main:
+        if RANK == 0:
             save_epoch(folder, board, per_step, state, model, optimizers, is_best)
             text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
             text += f"accuracy {100 * correct / count:.2f} %; {row['seconds']:.1f} s"
@@ -338,9 +338,9 @@ def main(argv=None):
                 text += f"; validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %"
             print(text + (" (best)" if is_best else ""), flush=True)
 
-    if dist.is_initialized():
+    if WORLD > 1:
         dist.destroy_process_group()
-    if is_main and not args.no_test:
+    if RANK == 0 and not args.no_test:
         evaluate.evaluate(folder / "best.pt", "test", device, args.data_dir)
 
 
@@ -356,7 +356,7 @@ class Muon(torch.optim.Optimizer):
     others; orthogonalised, it moves the weights equally far in all of them (Jordan 2024,
     kellerjordan.github.io/posts/muon). Its steps are those of ``torch.optim.Muon``, but a kernel
     out×in×3×3 counts as a matrix out×9·in, and the arithmetic is float32: the library's is
-    bfloat16, fifty times slower on a CPU that emulates it.
+    bfloat16, very slow on a CPU that emulates it.
     """
 
     def __init__(self, params, lr, weight_decay, momentum=0.95):
@@ -386,20 +386,21 @@ def orthogonalize(x):
     """Return a matrix m×n with the singular vectors of x and singular values near 1: about UVᵀ for
     x = USVᵀ, without computing U and V.
 
-    Jordan's Newton-Schulz iteration does it in four lines. They replace each singular value s by
-    as + bs³ + cs⁵, which is nearer to 1::
+    Jordan's Newton-Schulz iteration does it in four lines. They replace each singular value s five
+    times by as + bs³ + cs⁵, which brings all but tiny ones near 1, to 0.7 … 1.2::
 
         x = x / x.norm()
         for _ in range(5):
             gram = x @ x.T
             x = a * x + (b * gram + c * gram @ gram) @ x
 
-    The code below takes half the time, because it iterates on the small gram (m×m) only. The last
-    line is x = p @ x, which makes p @ gram @ p of gram; at the end, x is multiplied by all p.
+    The code below takes half the time, because it iterates on gram only (m×m, mostly smaller than
+    x). The last line is x = p @ x, which makes p @ gram @ p of gram; at the end, x is multiplied by
+    all p.
     """
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's
     gram = x @ x.T
-    squared_norm = gram.trace() + 1e-14
+    squared_norm = gram.trace() + 1e-14  # of x
     gram = gram / squared_norm  # of x / x.norm(), so that no singular value exceeds 1
     product = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(5):
@@ -412,29 +413,24 @@ def orthogonalize(x):
 # ---- Several processes, for torchrun only
 
 
-def rank_and_world():
-    """Return the number of this process, from 0, and how many there are, as set by torchrun."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return int(os.environ["RANK"]) if world > 1 else 0, world
-
-
 def join_processes(device, args):
     """Connect the processes, if torchrun has started several, and return the device of this one.
     After a restart by torchrun all of them resume."""
-    rank, world = rank_and_world()
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    args.resume |= restarts != "0"
-    if world > 1:
-        if world > args.batch_size // 4:  # the last batch may have only a quarter
-            raise data.UserError(f"{world} processes are too many for batches of {args.batch_size}")
+    if restarts != "0":
+        args.resume = True
+    if WORLD > 1:
+        if args.batch_size < 4 * WORLD:  # the last batch may have only a quarter
+            raise data.UserError(f"{WORLD} processes are too many for batches of {args.batch_size}")
         if device.type == "cuda":
             device = evaluate.use_device(f"cuda:{os.environ['LOCAL_RANK']}")
             torch.cuda.set_device(device)
         # After a restart by torchrun, its store still has the addresses of the dead processes: in
         # PyTorch 2.14, half of all restarts fail without a prefix of their own.
-        store = dist.PrefixStore(restarts, next(dist.rendezvous("env://"))[0])
+        store, *_ = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(restarts, store)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+        dist.init_process_group(backend, store=store, rank=RANK, world_size=WORLD)
     return device
 
 
@@ -453,7 +449,7 @@ def claim_folder(folder, may_resume):
         UserError: another process trains in it, or this training would overwrite something.
     """
     lock = FileLock(folder / "lock")
-    if rank_and_world()[0] == 0:
+    if RANK == 0:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=False)
@@ -483,7 +479,7 @@ def resume(path, model, optimizers, options, env):
     """
     state = evaluate.read_checkpoint(path)
     old = {name: v for name, v in state["config"].items() if name not in (*env, "resumed")}
-    for name in sorted(old | options):
+    for name in sorted(old.keys() | options.keys()):
         if old.get(name) != options.get(name):
             raise data.UserError(
                 f"{path.parent} was started with {name} = {old.get(name)}, not {options.get(name)}"
@@ -504,9 +500,8 @@ def open_board(folder, images, args):
     """Return a writer of TensorBoard events, after it has shown the first images as the network
     sees them."""
     board = SummaryWriter(folder)
-    batches, augmentation = draw_epoch(len(images), 0, args, images.device)
-    x = make_inputs(images, batches[0][:64], augmentation, args)
-    board.add_images("train/inputs", x * data.STD + data.MEAN, 0)
+    images, _ = draw_epoch(images[:64], 0, args)
+    board.add_images("train/inputs", data.preprocess(images) * data.STD + data.MEAN, 0)
     return board
 
 
@@ -554,7 +549,7 @@ def environment(model, device):
         "device": device.type,
         "device_name": evaluate.describe_device(device),
         "threads": torch.get_num_threads(),
-        "processes": rank_and_world()[1],
+        "processes": WORLD,
     }
 
 

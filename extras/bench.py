@@ -62,10 +62,10 @@ def plain_batches(data_dir, workers):
 def our_batches(images, labels):
     """Yield batches as train.py makes them, without end."""
     args = train.parse_args(["--recipe", "report", "--batch-size", str(BATCH)])
-    for epoch in itertools.count():
-        batches, augmentation = train.draw_epoch(len(images), epoch, args, images.device)
-        for index in batches:
-            yield train.make_inputs(images, index, augmentation, args), labels[index]
+    for step in itertools.count():  # train.py augments all images at once, which takes as long
+        index = torch.randint(len(images), (BATCH,), device=images.device)
+        augmented, (batch,) = train.draw_epoch(images[index], step, args)
+        yield data.preprocess(augmented[batch]), labels[index[batch]]
 
 
 def take(batches, count):

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 
 import pytest
 import torch
@@ -18,10 +19,6 @@ def test_score_by_hand():
     logits = torch.nn.functional.one_hot(torch.tensor([0, 0, 6, 6, 6]), 10).float()
     result = evaluate.score(logits, labels)
     assert result["accuracy"] == 0.6
-    shirt = result["per_class"]["Shirt"]
-    assert (shirt["precision"], shirt["recall"], shirt["support"]) == pytest.approx((1 / 3, 1, 1))
-    assert result["confusion"][0][6] == 2 and result["confusion"][6][0] == 0  # rows: true classes
-    assert result["per_class"]["Bag"]["recall"] == 0  # without images of it
     # Wilson's interval by its formula, with z = 1.95996 and z² = 3.84146.
     centre = (0.6 + 3.84146 / 10) / (1 + 3.84146 / 5)
     half = 1.95996 / (1 + 3.84146 / 5) * (0.6 * 0.4 / 5 + 3.84146 / 100) ** 0.5
@@ -38,7 +35,6 @@ def test_files_agree_with_each_other(mlp_run):
     hits = sum(row["true"] == row["predicted"] for row in rows)
     assert result["accuracy"] == hits / 10_000 > 0.7
     assert result["accuracy_95"][0] < result["accuracy"] < result["accuracy_95"][1]
-    assert sum(map(sum, result["confusion"])) == 10_000
     assert result["parameters"] == 101_770
     latency = result["latency"]
     low, high = latency["batch_1_ms_quartiles"]
@@ -48,9 +44,13 @@ def test_files_agree_with_each_other(mlp_run):
 
 def test_other_checkpoints_do_not_overwrite_the_evaluation(mlp_run):
     before = (mlp_run / "evaluation.json").read_bytes()
-    call("evaluate.py", "--ckpt", mlp_run / "last.pt")
+    said = call("evaluate.py", "--ckpt", mlp_run / "last.pt")
     assert (mlp_run / "evaluation.json").read_bytes() == before
-    assert (mlp_run / "last-evaluation.json").exists()
+    result = json.loads((mlp_run / "last-evaluation.json").read_text())
+    counts = re.findall(r"\d+", said.split("predicted class)\n")[1].split("]]")[0])
+    confusion = torch.tensor(list(map(int, counts))).view(10, 10)
+    assert confusion.sum(1).tolist() == [1000] * 10  # rows: true classes
+    assert confusion.trace() == round(10_000 * result["accuracy"])
 
 
 def test_network_with_batch_norm_is_evaluated_as_it_was_validated(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import re
 import shutil
+from textwrap import indent
 
 import pytest
 from conftest import ROOT, call
@@ -11,7 +12,6 @@ from conftest import ROOT, call
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CNN, BRIGHTNESS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 LINE = '"cnn": lambda width, dropout: CNN(),'  # of MODELS
-DRAW, APPLY = re.findall(r"^[^#\n].*", BRIGHTNESS, re.MULTILINE)
 SCHEDULE = """
 def linear(progress):
     return 1 - progress
@@ -19,11 +19,9 @@ def linear(progress):
 
 SCHEDULES = {"linear": linear, """
 AUGMENTATION = {  # the README's and another one, whose effect can be measured
-    "    return batches, {name": f"    {DRAW}\n"
-    '    augmentation["noise"] = torch.rand(n, generator=generator)\n'
-    "    return batches, {name",
-    "    return data.preprocess(x)": f"    {APPLY}\n    x = data.preprocess(x)\n"
-    '    return x + drawn["noise"][:, None, None, None] * torch.randn_like(x)',
+    "    return images, [": indent(BRIGHTNESS, "    ")
+    + "    images = images + 128 * torch.rand(n, 1, 1) * torch.randn(n, 28, 28)\n"
+    "    return images, [",
 }
 
 
