@@ -1,8 +1,9 @@
-"""FashionMNIST in memory: loading, the 8:2 split, augmentation of batches, normalisation.
+"""FashionMNIST in memory: loading, the 8:2 split, augmentation, normalisation.
 
-All 70,000 images are 55 MB as bytes, so they are read once and kept as tensors. A batch is
-augmented by a few tensor operations on its device, without worker processes. The last section holds
-the few functions that all scripts share: writing files, numeric options, messages to the user.
+All 70,000 images are 55 MB as bytes, so they are read once and kept as tensors. At the start of
+each epoch, the training images are augmented by a few tensor operations on their device, without
+worker processes. The last section holds the few functions that all scripts share: writing files,
+numeric options, messages to the user.
 
 Run as a script, ``python data.py`` downloads the data set if it is missing, and verifies it.
 """
@@ -82,26 +83,26 @@ def crop_and_flip(images, offsets, flips, padding):
     """Pad each image with zeros, crop 28×28 pixels at its offset, flip it where ``flips`` is true.
 
     Without flips, crop i is ``padded[i, row : row + 28, column : column + 28]``. Given the random
-    numbers, which train.py draws, it does for a batch what torchvision's RandomCrop(28, padding)
-    and RandomHorizontalFlip() do for an image.
+    numbers, which train.py draws, it does for N images what torchvision's RandomCrop(28, padding)
+    and RandomHorizontalFlip() do for one.
 
     Args:
-        images: uint8 tensor B×28×28.
-        offsets: int64 tensor B×2, top row and left column of the crop in the padded image, from 0
+        images: uint8 tensor N×28×28.
+        offsets: int64 tensor N×2, top row and left column of the crop in the padded image, from 0
             to twice the padding. An offset of (padding, padding) leaves the image where it is.
-        flips: bool tensor B.
+        flips: bool tensor N.
         padding: pixels added on each side; 4 in the report.
 
     Returns:
-        uint8 tensor B×28×28.
+        uint8 tensor N×28×28.
     """
     padded = F.pad(images, [padding] * 4)  # left, right, top, bottom
     window = torch.arange(28, device=images.device)
-    rows = offsets[:, :1] + window  # B×28: the rows of each crop in its padded image
-    columns = offsets[:, 1:] + window  # B×28
+    rows = offsets[:, :1] + window  # N×28: the rows of each crop in its padded image
+    columns = offsets[:, 1:] + window  # N×28
     columns = torch.where(flips[:, None], columns.flip(1), columns)  # a flip: from right to left
     i = torch.arange(len(images), device=images.device)
-    # Indices B×1×1, B×28×1 and B×1×28 are broadcast: together they pick B×28×28 pixels.
+    # Indices N×1×1, N×28×1 and N×1×28 are broadcast: together they pick N×28×28 pixels.
     return padded[i[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 

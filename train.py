@@ -104,25 +104,23 @@ def train_epoch(model, optimizers, train_set, epoch, args):
         float64 tensor S×3 on the CPU, one row per step: sum of the losses, number of correct
         predictions, number of images.
     """
-    images, labels = train_set
-    images, batches = draw_epoch(images, epoch, args)  # augmented images, and lists of indices
+    batches = draw_epoch(train_set, epoch, args)
     per_step = []
     model.train()
     disable = RANK > 0 or None  # None: no progress bar where there is no terminal
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=disable)
-    for i, batch in enumerate(bar):  # a batch is a tensor of B indices
+    for i, (images, labels) in enumerate(bar):  # B×28×28 and B
         step = epoch * len(batches) + i
         # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * RANK)
         progress = (epoch + i / len(batches)) / args.epochs  # from 0 to 1
         set_learning_rate(optimizers, args, progress)
-        x = data.preprocess(images[batch])  # B×1×28×28, from 0 … 255 to −1 … 1
-        y = labels[batch]  # B
-        target = y
+        x = data.preprocess(images)  # B×1×28×28, from 0 … 255 to −1 … 1
+        target = labels
         if args.mixup:  # off by default
-            x, target = mix(x, y, args.mixup)  # the target is B×10 probabilities
+            x, target = mix(x, labels, args.mixup)  # the target is B×10 probabilities
         # For speed, autocast computes convolutions and matrix products in bfloat16: the range of
-        # float32, but half the bits. The weights stay float32; the loss, too, by .float().
+        # float32, but half the bits. The weights stay float32; .float() makes the loss float32.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
             logits = model(x).float()  # B×10
         loss = F.cross_entropy(logits, target, label_smoothing=args.label_smoothing)
@@ -131,41 +129,42 @@ def train_epoch(model, optimizers, train_set, epoch, args):
         for optimizer in optimizers:
             optimizer.step()
         # All three as tensors: .item() would make the CPU wait for the GPU in every step.
-        correct = (logits.argmax(1) == y).sum()
-        count = torch.full_like(loss, len(y))
-        per_step.append(torch.stack([loss.detach() * len(y), correct, count]))
+        correct = (logits.argmax(1) == labels).sum()
+        count = torch.full_like(loss, len(labels))
+        per_step.append(torch.stack([loss.detach() * len(labels), correct, count]))
     per_step = torch.stack(per_step)  # S×3
     if WORLD > 1:
         dist.all_reduce(per_step)  # adds up those of all processes
-    return per_step.cpu().double()  # sums of float32 would be rounded
+    return per_step.cpu().double()  # float32 would round their sums
 
 
-def draw_epoch(images, epoch, args):
-    """Crop and flip all images at random, and divide them into batches in random order.
+def draw_epoch(train_set, epoch, args):
+    """Return the batches of an epoch, in random order, with images cropped and flipped at random.
 
-    The random numbers depend on the seed and the epoch only. A new augmentation comes last, so that
-    those of the others stay the same.
+    The random numbers depend on the seed and the epoch only. A new augmentation draws last, so that
+    the other draws stay the same.
 
     Args:
-        images: uint8 tensor N×28×28.
+        train_set: images N×28×28 uint8 and labels N.
         epoch: number of the epoch, from 0.
         args: options of the command line.
 
     Returns:
-        images: uint8 tensor N×28×28, augmented.
-        batches: list of int64 index tensors; with torchrun, this process's part of each batch.
-            A last batch smaller than a quarter of the batch size is dropped, because its gradient
-            would be noisy.
+        list of pairs: images B×28×28 uint8 and labels B; with torchrun, this process's part of each
+        batch. A last batch smaller than a quarter of the batch size is dropped, because its
+        gradient would be noisy.
     """
+    images, labels = train_set
     n, device = len(images), images.device
     torch.manual_seed(10_000 * args.seed + epoch)  # there are at most 10,000 epochs
-    batches = torch.randperm(n).to(device).split(args.batch_size)
+    batches = torch.randperm(n).to(device).split(args.batch_size)  # indices of images
     if len(batches) > 1 and len(batches[-1]) < args.batch_size // 4:
         batches = batches[:-1]
     offsets = torch.randint(0, 2 * args.padding + 1, (n, 2)).to(device)
     flips = (torch.rand(n) < args.flip).to(device)
     images = data.crop_and_flip(images, offsets, flips, args.padding)
-    return images, [batch[RANK::WORLD] for batch in batches]  # with one process: the same
+    batches = [batch[RANK::WORLD] for batch in batches]  # with one process: the same
+    return [(images[batch], labels[batch]) for batch in batches]
 
 
 def mix(x, y, alpha):
@@ -176,7 +175,7 @@ def mix(x, y, alpha):
     Returns:
         float32 tensors B×1×28×28 and B×10, the probabilities of the classes.
     """
-    share = torch.distributions.Beta(alpha, alpha).sample().item()  # on the CPU, 0 to 1
+    share = torch.distributions.Beta(alpha, alpha).sample().item()  # 0 to 1, drawn on the CPU
     target = F.one_hot(y, 10)
     return share * x + (1 - share) * x.flip(0), share * target + (1 - share) * target.flip(0)
 
@@ -221,8 +220,8 @@ def set_learning_rate(optimizers, args, progress):
 
 
 def build_optimizers(model, args):
-    """Return a list of optimizers: one, or AdamW and Muon, for the hidden layers: SGD with momentum
-    whose steps are equally large in all directions of the space of a layer's weights. A new
+    """Return a list of optimizers: one, or AdamW and, for hidden layers, Muon: SGD with momentum
+    whose steps are about equally large in all directions of a layer's weight matrix. A new
     optimizer needs a branch here and a line in ``OPTIMIZERS``."""
     parameters = list(model.parameters())
     weights = [p for p in parameters if p.ndim > 1]  # matrices and kernels
@@ -290,7 +289,7 @@ def main(argv=None):
         else:  # so that a run stopped in its first epoch can be resumed
             save_checkpoint(folder / "last.pt", state, model, optimizers)
         data.write_file(folder / "config.json", json.dumps(state["config"], indent=1).encode())
-        board = open_board(folder, train_set[0], args)  # of TensorBoard
+        board = open_board(folder, train_set, args)  # of TensorBoard
         print(
             f"{args.model} ({env['parameters']:,} parameters) on {env['device_name']}, "
             f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {folder}",
@@ -496,12 +495,12 @@ def resume(path, model, optimizers, options, env):
     return state
 
 
-def open_board(folder, images, args):
-    """Return a writer of TensorBoard events, after it has shown the first images as the network
-    sees them."""
+def open_board(folder, train_set, args):
+    """Return a writer of TensorBoard events, after it has shown the first images of the training,
+    augmented."""
     board = SummaryWriter(folder)
-    images, _ = draw_epoch(images[:64], 0, args)
-    board.add_images("train/inputs", data.preprocess(images) * data.STD + data.MEAN, 0)
+    images, _ = draw_epoch(train_set, 0, args)[0]
+    board.add_images("train/inputs", images[:64, None] / 255, 0)
     return board
 
 

@@ -62,10 +62,10 @@ def plain_batches(data_dir, workers):
 def our_batches(images, labels):
     """Yield batches as train.py makes them, without end."""
     args = train.parse_args(["--recipe", "report", "--batch-size", str(BATCH)])
-    for step in itertools.count():  # train.py augments all images at once, which takes as long
+    for step in itertools.count():  # as if an epoch had one batch, so that all take equally long
         index = torch.randint(len(images), (BATCH,), device=images.device)
-        augmented, (batch,) = train.draw_epoch(images[index], step, args)
-        yield data.preprocess(augmented[batch]), labels[index[batch]]
+        ((x, y),) = train.draw_epoch((images[index], labels[index]), step, args)
+        yield data.preprocess(x), y
 
 
 def take(batches, count):

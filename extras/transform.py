@@ -23,7 +23,7 @@ TRANSFORMS = {
     "erasing": v2.RandomErasing(p=0.5),  # Zhong et al. 2017, arXiv:1708.04896
     "rotation": v2.RandomRotation(10, interpolation=v2.InterpolationMode.BILINEAR),
 }
-# Images that share random numbers: one by one, torchvision takes longer than a training step.
+# Images that share random numbers: one by one, torchvision takes too long.
 GROUP = 8
 
 
@@ -31,17 +31,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], add_help=False)
     parser.add_argument("--transform", choices=TRANSFORMS, required=True)
     args, others = parser.parse_known_args()
-    transform, crop_and_flip = TRANSFORMS[args.transform], data.crop_and_flip
+    transform, draw, parse = TRANSFORMS[args.transform], train.draw_epoch, train.parse_args
 
-    def crop_flip_and_transform(images, offsets, flips, padding):
-        groups = crop_and_flip(images, offsets, flips, padding)[:, None].split(GROUP)
-        return torch.cat([transform(group) for group in groups])[:, 0]
+    def draw_and_transform(train_set, epoch, args):
+        batches = draw(train_set, epoch, args)
+        return [(torch.cat([transform(x) for x in images[:, None].split(GROUP)])[:, 0], labels)
+                for images, labels in batches]  # fmt: skip
 
     def parse_args(argv):  # for config.json
-        return argparse.Namespace(**vars(train_args(argv)), transform=args.transform)
+        return argparse.Namespace(**vars(parse(argv)), transform=args.transform)
 
-    data.crop_and_flip, train_args = crop_flip_and_transform, train.parse_args
-    train.parse_args = parse_args
+    train.draw_epoch, train.parse_args = draw_and_transform, parse_args
     train.main(others)
 
 

@@ -51,6 +51,9 @@ def test_other_checkpoints_do_not_overwrite_the_evaluation(mlp_run):
     confusion = torch.tensor(list(map(int, counts))).view(10, 10)
     assert confusion.sum(1).tolist() == [1000] * 10  # rows: true classes
     assert confusion.trace() == round(10_000 * result["accuracy"])
+    for i, name in enumerate(data.CLASSES):
+        _, recall, _, support = said.split(f"{name} ")[1].split()[:4]
+        assert (float(recall), support) == (confusion[i, i].item() / 1000, "1000")
 
 
 def test_network_with_batch_norm_is_evaluated_as_it_was_validated(tmp_path):

@@ -19,9 +19,9 @@ def linear(progress):
 
 SCHEDULES = {"linear": linear, """
 AUGMENTATION = {  # the README's and another one, whose effect can be measured
-    "    return images, [": indent(BRIGHTNESS, "    ")
+    "    batches = [batch[RANK": indent(BRIGHTNESS, "    ")
     + "    images = images + 128 * torch.rand(n, 1, 1) * torch.randn(n, 28, 28)\n"
-    "    return images, [",
+    "    batches = [batch[RANK",
 }
 
 
