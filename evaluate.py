@@ -115,8 +115,8 @@ def print_report(result, labels, predicted):
         f"{result['split']} accuracy {100 * result['accuracy']:.2f} % (95 % interval "
         f"{100 * low:.2f} to {100 * high:.2f}), loss {result['loss']:.4f}, {result['n']:,} images\n"
     )
-    report = {"target_names": data.CLASSES, "digits": 4, "zero_division": 0.0}
-    print(classification_report(labels, predicted, **report))
+    names = data.CLASSES
+    print(classification_report(labels, predicted, target_names=names, digits=4, zero_division=0.0))
     print("confusion matrix (one row per true class, one column per predicted class)")
     print(confusion_matrix(labels, predicted))
     speed = result["latency"]

@@ -496,11 +496,10 @@ def resume(path, model, optimizers, options, env):
 
 
 def open_board(folder, train_set, args):
-    """Return a writer of TensorBoard events, after it has shown the first images of the training,
-    augmented."""
+    """Return a writer of TensorBoard events, after it has shown up to 64 augmented images."""
     board = SummaryWriter(folder)
-    images, _ = draw_epoch(train_set, 0, args)[0]
-    board.add_images("train/inputs", images[:64, None] / 255, 0)
+    images, _ = draw_epoch([tensor[:64] for tensor in train_set], 0, args)[0]
+    board.add_images("train/inputs", images[:, None] / 255, 0)
     return board
 
 
