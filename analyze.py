@@ -42,7 +42,7 @@ NETWORK_COLOURS = dict(zip(MODELS, ("#b5651d", "#16407f", "#7cc4d8", "#7a2f5d", 
                            strict=False))  # fmt: skip
 BIN_EDGES = np.linspace(0, 1, 16)  # of the probabilities, for the calibration
 # Entries of config.json in which runs with the same settings may differ.
-NOT_SETTINGS = ("seed", "git", "python", "torch", "resumed")
+NOT_SETTINGS = ("seed", "git", "python", "torch", "resumed", "device_name")
 
 
 # ---- Reading runs
@@ -125,8 +125,10 @@ def find_runs(folders):
 
 
 def find_seeds(run, runs):
-    """Return this run and those with the same settings but another seed."""
-    return [r for r in runs if r is run or (r.settings == run.settings and r.seed != run.seed)]
+    """Return this run and those with the same settings but another seed, on any processor: all the
+    user's own or all published."""
+    same = [r for r in runs if r.settings == run.settings and r.own == run.own]
+    return [r for r in same if r is run or r.seed != run.seed]
 
 
 def pick_runs(runs):
@@ -307,7 +309,7 @@ def points_over_minutes(runs):
     that most runs ran on, because only their times are comparable.
 
     Returns:
-        A list of (minutes, test accuracy in percent, first run): the means of the seeds.
+        A list of (minutes, test accuracy in percent, run): of the first seed, and the mean of all.
     """
     tested = [run for run in runs if run.evaluation]
     machines = [run.machine for run in tested]
@@ -316,8 +318,7 @@ def points_over_minutes(runs):
     for run in tested:
         seeds = find_seeds(run, tested)
         if run is seeds[0] and (run.own or run.machine == usual):  # each recipe once
-            minutes = np.mean([r.minutes for r in seeds])
-            points.append((minutes, 100 * np.mean([r.accuracy for r in seeds]), run))
+            points.append((run.minutes, 100 * np.mean([r.accuracy for r in seeds]), run))
     return sorted(points, key=lambda point: (point[2].own, point[1]))[-10:]
 
 
@@ -476,7 +477,7 @@ def tabulate_models(runs, folder):
             "parameters": f"{run.parameters:,}",
             "report's accuracy": report,
             "test accuracy": accuracy,
-            "minutes": f"{np.mean([r.minutes for r in group]):.1f}",
+            "minutes": f"{run.minutes:.1f}",
             "latency, batch 1": latency,
         }
         rows.append(row)

@@ -175,16 +175,33 @@ def test_seeds_of_one_recipe_are_averaged(tmp_path):
         ("mlp", {}, 0.81),
         ("b", {"seed": 5, "git": "other"}, 0.8),
         ("c", {"lr": 0.5}, 0.7),
-        ("d", {"seed": 2, "device_name": "other"}, 0.6),
+        ("d", {"seed": 2, "precision": "float32"}, 0.6),
         ("e", {"seed": 3, "an option to come": 1}, 0.6),
     ):
         copy_run(tmp_path / name, "mlp", config, {"accuracy": accuracy})
     runs = analyze.find_runs([tmp_path])
     groups = [[r.name for r in analyze.find_seeds(run, runs)] for run in runs]
     assert groups == [["b", "mlp"], ["c"], ["d"], ["e"], ["b", "mlp"]]
+    # The published seeds 1 and 2 have the same settings.
+    both = analyze.find_runs([tmp_path, ROOT / "results"])
+    own = [run for run in both if run.own]
+    assert [[r.name for r in analyze.find_seeds(run, both)] for run in own] == groups
     analyze.tabulate_models(runs, tmp_path)
     row = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[2]
     assert "| 85.1 % | 80.50 % (80.00–81.00, 2 seeds) |" in row
+
+
+def test_seeds_of_other_processors_give_accuracy_but_no_minutes(tmp_path):
+    copy_run(tmp_path / "mlp", "mlp", evaluation={"accuracy": 0.81})
+    other = copy_run(tmp_path / "b", "mlp", {"seed": 5, "device_name": "a"}, {"accuracy": 0.8})
+    path = other / "log.csv"
+    path.write_text("epoch,train_accuracy,val_accuracy,seconds\n1,0.9,0.7,6000\n", encoding="utf-8")
+    runs = analyze.find_runs([tmp_path])
+    analyze.tabulate_models(runs, tmp_path)
+    row = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[2]
+    assert "| 80.50 % (80.00–81.00, 2 seeds) | 1.6 |" in row
+    ((minutes, accuracy, run),) = analyze.points_over_minutes(runs)
+    assert (minutes, accuracy, run.name) == (100, pytest.approx(80.5), "b")  # the first by name
 
 
 def test_the_report_has_no_other_width(tmp_path):
