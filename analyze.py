@@ -280,6 +280,7 @@ def plot_loss(runs, folder):
                 axis.plot(step, smooth, lw=1.8, **line_style(run))
         axis.set_title(f"label smoothing {amount:g}" if amount else "no label smoothing")
         axis.set(xlabel="step", ylabel="cross-entropy (nats)", xscale="log", yscale="log")
+        axis.margins(y=0.15)  # so that ticks are in view
         set_log_ticks(axis.xaxis)
         set_log_ticks(axis.yaxis, (1, 2, 5))
         axis.grid(alpha=0.3)
