@@ -433,7 +433,7 @@ def plot_reliability(run, folder):
     top.plot(mean, accuracy, "o-", color=COLOURS[0], label=run.name)
     top.set(ylabel="accuracy in the bin", xlim=(0, 1), ylim=(0, 1.02))
     top.set_title(f"{run.name}: expected calibration error {100 * error:.2f} %")
-    top.legend(loc="upper left")
+    top.legend(loc="lower right")
     low.hist(run.predictions["probability"], BIN_EDGES, color=COLOURS[0], ec="white")
     low.set(xlabel="probability of the predicted class", ylabel="test images", yscale="log")
     set_log_ticks(low.yaxis)
