@@ -5,8 +5,8 @@
 Reads every run below --runs (config.json, log.csv, steps.csv, evaluation.json, predictions.csv; no
 weights) and writes figures (PNG) and a table (Markdown) into --out.
 
-Each plot_… function draws one figure. To see how, read main(), at the end, read_run() and one of
-them, such as plot_errors(); the others can be read when they are needed.
+Each plot_… function draws one figure. To see how, read main(), at the end, the section on reading
+runs, and one figure, such as plot_errors(); the others can be read when they are needed.
 """
 
 import argparse
@@ -51,7 +51,7 @@ NOT_SETTINGS = ("seed", "git", "python", "torch", "resumed", "device_name")
 def read_csv(path, **columns):
     """Read columns of numbers as a structured array: after ``log = read_csv(path, epoch=int)``,
     log["epoch"] is a column and log[0] a row. None if there is no file. Excel may put a byte-order
-    mark before it."""
+    mark before it. The dtype is a list of (name, type), one for each column."""
     if not path.exists():
         return None
     header, *lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -81,7 +81,7 @@ def read_run(folder):
         label_smoothing=config["label_smoothing"],
         seed=config["seed"],
         parameters=config["parameters"],
-        # The same for runs that differ only in the seed.
+        # The same for runs that differ in the seed and what else NOT_SETTINGS lists, only.
         settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},
         machine=describe_machine(config),  # processor, threads, precision
         colour=NETWORK_COLOURS.get(config["model"], "grey"),
@@ -125,8 +125,8 @@ def find_runs(folders):
 
 
 def find_seeds(run, runs):
-    """Return this run and those with the same settings but another seed, on any processor: all the
-    user's own or all published."""
+    """Return this run and those with the same settings but another seed, maybe on another model of
+    processor: all the user's own or all published."""
     same = [r for r in runs if r.settings == run.settings and r.own == run.own]
     return [r for r in same if r is run or r.seed != run.seed]
 
@@ -310,7 +310,7 @@ def points_over_minutes(runs):
     that most runs ran on, because only their times are comparable.
 
     Returns:
-        A list of (minutes, test accuracy in percent, run): of the first seed, and the mean of all.
+        A list of (minutes of the first seed's run, mean test accuracy in percent, that run).
     """
     tested = [run for run in runs if run.evaluation]
     machines = [run.machine for run in tested]

@@ -102,7 +102,7 @@ def crop_and_flip(images, offsets, flips, padding):
     columns = offsets[:, 1:] + window  # N×28
     columns = torch.where(flips[:, None], columns.flip(1), columns)  # a flip: from right to left
     i = torch.arange(len(images), device=images.device)
-    # Indices N×1×1, N×28×1 and N×1×28 are broadcast: together they pick N×28×28 pixels.
+    # Broadcast to N×28×28: pixel (i, r, c) is padded[i, rows[i, r], columns[i, c]].
     return padded[i[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 

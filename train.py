@@ -62,7 +62,7 @@ MLP_RECIPE = {
     "label_smoothing": 0.0,
     "padding": 1,
     "flip": 0.5,
-    "dropout": 0.3,
+    "dropout": 0.3,  # no effect
 }
 RESNET_RECIPE = {
     "epochs": 10,
@@ -71,7 +71,7 @@ RESNET_RECIPE = {
     "lr": 0.12,
     "weight_decay": 0.015,
     "schedule": "triangle",
-    "label_smoothing": 0.1,  # the target is 0.91 for the true class, 0.01 for each other
+    "label_smoothing": 0.1,  # targets: 0.9 + 0.1 / 10 for the true class, 0.1 / 10 for each other
     "padding": 1,
     "flip": 0.5,
     "dropout": 0.0,
@@ -107,11 +107,12 @@ def train_epoch(model, optimizers, train_set, epoch, args):
     batches = draw_epoch(train_set, epoch, args)
     per_step = []
     model.train()
-    disable = RANK > 0 or None  # None: no progress bar where there is no terminal
+    disable = True if RANK > 0 else None  # None: no progress bar where there is no terminal
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=disable)
     for i, (images, labels) in enumerate(bar):  # B×28×28 and B
         step = epoch * len(batches) + i
-        # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
+        # Dropout and mixup depend on seed (up to 10**9), step and process only: a resumed run
+        # draws the same.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * RANK)
         progress = (epoch + i / len(batches)) / args.epochs  # from 0 to 1
         set_learning_rate(optimizers, args, progress)
@@ -135,7 +136,7 @@ def train_epoch(model, optimizers, train_set, epoch, args):
     per_step = torch.stack(per_step)  # S×3
     if WORLD > 1:
         dist.all_reduce(per_step)  # adds up those of all processes
-    return per_step.cpu().double()  # float32 would round their sums
+    return per_step.cpu().double()  # main() adds up the steps, which float32 would round
 
 
 def draw_epoch(train_set, epoch, args):
@@ -187,7 +188,7 @@ def validate(model, val_set, args):
         return math.nan, math.nan
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
-        # In evaluation mode and without gradients. It takes and returns tensors on the CPU.
+        # predict() works without gradients, in evaluation mode. Its tensors are on the CPU.
         logits = evaluate.predict(model, images)
     loss = F.cross_entropy(logits, labels).item()
     return loss, (logits.argmax(1) == labels).sum().item() / len(images)
@@ -220,9 +221,9 @@ def set_learning_rate(optimizers, args, progress):
 
 
 def build_optimizers(model, args):
-    """Return a list of optimizers: one, or AdamW and, for hidden layers, Muon: SGD with momentum
-    whose steps are about equally large in all directions of a layer's weight matrix. A new
-    optimizer needs a branch here and a line in ``OPTIMIZERS``."""
+    """Return a list of optimizers: one, or AdamW and, for hidden layers, Muon. Muon is SGD with
+    momentum, but all singular values of its step of a weight matrix are about 1. A new optimizer
+    needs a branch here and a line in ``OPTIMIZERS``."""
     parameters = list(model.parameters())
     weights = [p for p in parameters if p.ndim > 1]  # matrices and kernels
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
@@ -230,7 +231,7 @@ def build_optimizers(model, args):
     if args.optimizer == "muon":  # --lr and --weight-decay are Muon's; its class can wait
         hidden, rest = [], []
         for p in parameters:
-            # Not the last layer, nor a ResNet's first, whose kernels have only nine weights each.
+            # Not the last layer, nor a ResNet's first, 64×1×3×3: only nine weights a channel.
             is_hidden = p.ndim > 1 and p is not weights[-1] and p.shape[1] != 1
             (hidden if is_hidden else rest).append(p)
         adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
@@ -272,7 +273,7 @@ def main(argv=None):
     optimizers = build_optimizers(model, args)
 
     folder = Path(args.runs) / args.name
-    _lock = claim_folder(folder, args.resume)  # held until main() returns
+    _lock = claim_folder(folder, args.resume)  # released when main() returns and drops it
     env = environment(model, device)  # device, threads, versions, number of parameters
     options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
     # With the weights, this is a checkpoint: options and environment, number of finished epochs,
@@ -295,9 +296,9 @@ def main(argv=None):
             f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {folder}",
             flush=True,
         )
-    # Wrapped or not, the weights are the same: wrapped is trained, model is validated and saved.
+    # wrapped is trained, model is validated and saved: they share the weights.
     wrapped = torch.nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
-    if args.compile:  # CUDA graphs reduce the CPU's overhead of launching kernels
+    if args.compile:  # a GPU then waits less for the CPU between operations
         wrapped = torch.compile(wrapped, mode="reduce-overhead", dynamic=False)
 
     for epoch in range(state["epoch"], args.epochs):
