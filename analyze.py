@@ -81,7 +81,7 @@ def read_run(folder):
         label_smoothing=config["label_smoothing"],
         seed=config["seed"],
         parameters=config["parameters"],
-        # The same for runs that differ in the seed and what else NOT_SETTINGS lists, only.
+        # Equal for runs that differ only in entries that NOT_SETTINGS lists.
         settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},
         machine=describe_machine(config),  # processor, threads, precision
         colour=NETWORK_COLOURS.get(config["model"], "grey"),
@@ -310,7 +310,8 @@ def points_over_minutes(runs):
     that most runs ran on, because only their times are comparable.
 
     Returns:
-        A list of (minutes of the first seed's run, mean test accuracy in percent, that run).
+        A list of (minutes of the run, mean test accuracy of its seeds in percent, run); the run is
+        the first of its seeds by name.
     """
     tested = [run for run in runs if run.evaluation]
     machines = [run.machine for run in tested]
