@@ -311,15 +311,16 @@ def points_over_minutes(runs):
 
     Returns:
         A list of (minutes of the run, mean test accuracy of its seeds in percent, run); the run is
-        the first of its seeds by name.
+        the first by name of the seeds whose times compare.
     """
     tested = [run for run in runs if run.evaluation]
     machines = [run.machine for run in tested]
     usual = max(machines, key=machines.count)
+    comparable = [run for run in tested if run.own or run.machine == usual]
     points = []
-    for run in tested:
-        seeds = find_seeds(run, tested)
-        if run is seeds[0] and (run.own or run.machine == usual):  # each recipe once
+    for run in comparable:
+        if run is find_seeds(run, comparable)[0]:  # each recipe once
+            seeds = find_seeds(run, tested)
             points.append((run.minutes, 100 * np.mean([r.accuracy for r in seeds]), run))
     return sorted(points, key=lambda point: (point[2].own, point[1]))[-10:]
 
@@ -333,8 +334,8 @@ def plot_accuracy_over_minutes(points, folder):
         axis.plot([], [], marker, color="grey", label=machine)  # for the legend
     for minutes, accuracy, run in points:
         axis.plot(minutes, accuracy, markers[run.machine], ms=7, color=run.colour)
-        axis.annotate(run.name, (minutes, accuracy), (0, 8), textcoords="offset points",
-                      ha="center", fontsize=9, bbox={"fc": "w", "ec": "w", "pad": 0})  # fmt: skip
+        axis.annotate(run.name, (minutes, accuracy), (-1, -4), textcoords="offset points",
+                      rotation=45, ha="right", va="top", fontsize=9)  # fmt: skip
     colours = {run.model: run.colour for _, _, run in points}
     for model, accuracy in REPORT_ACCURACY.items():
         if model in colours:
@@ -342,7 +343,7 @@ def plot_accuracy_over_minutes(points, folder):
             axis.axhline(100 * accuracy, color=colours[model], ls=":", label=label)
     axis.set(xlabel="minutes of training", ylabel="test accuracy (%)", xscale="log")
     set_log_ticks(axis.xaxis, (1, 2, 5))
-    axis.margins(x=0.12, y=0.1)
+    axis.margins(x=0.12, y=0.2)
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     save(figure, folder, "accuracy_over_minutes.png")

@@ -245,6 +245,19 @@ def test_points_over_minutes(tmp_path):
     check_figures(tmp_path, ["accuracy_over_minutes.png"])
 
 
+def test_a_recipe_whose_first_seed_ran_elsewhere_has_a_point(tmp_path, monkeypatch):
+    monkeypatch.setattr(analyze, "RESULTS", tmp_path)  # so that these count as published
+    for name, seed, processor, accuracy in (
+        ("mlp", 0, "a", 0.81),
+        ("mlp-seed1", 1, "b", 0.80),
+        ("mlp-seed2", 2, "b", 0.79),
+    ):
+        config = {"seed": seed, "device_name": processor}
+        copy_run(tmp_path / name, "mlp", config, {"accuracy": accuracy})
+    ((_, accuracy, run),) = analyze.points_over_minutes(analyze.find_runs([tmp_path]))
+    assert (accuracy, run.name) == (pytest.approx(80), "mlp-seed1")
+
+
 def test_calibration_error_by_hand():
     rows = [(0, 0, 0.9), (0, 1, 0.9), (1, 1, 0.65), (1, 1, 0.65)]
     error, mean, accuracy = analyze.calibration(np.array(rows, PREDICTIONS))
