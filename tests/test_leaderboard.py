@@ -15,6 +15,7 @@ def test_table_and_chart_show_the_leaderboard_and_each_network(tmp_path, monkeyp
     assert table == (ROOT / "results/figures/leaderboard.md").read_text(encoding="utf-8")
     assert "| WRN40-4 | 96.70 % | leaderboard |" in table and "place" not in table
     assert "| ResNet18 (without layer4: 2.8 M parameters) | 94.90 % | leaderboard |" in table
+    assert "| resnet18-200epochs-all | 95.83 % | ours |" in table
     reported = ("mlp-report", "resnet18-report", "resnet34-report")
     for name in (*analyze.REPORT_ACCURACY, *reported):
         assert f"| {name} |" in table
