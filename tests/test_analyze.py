@@ -199,7 +199,7 @@ def test_seeds_of_other_processors_give_accuracy_but_no_minutes(tmp_path):
     runs = analyze.find_runs([tmp_path])
     analyze.tabulate_models(runs, tmp_path)
     row = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[2]
-    assert "| 80.50 % (80.00–81.00, 2 seeds) | 1.6 |" in row
+    assert "| 80.50 % (80.00–81.00, 2 seeds) | 0.9 |" in row
     ((minutes, accuracy, run),) = analyze.points_over_minutes(runs)
     assert (minutes, accuracy, run.name) == (100, pytest.approx(80.5), "b")  # the first by name
 
@@ -304,11 +304,13 @@ def test_minutes_and_latency_come_with_their_processor(tmp_path):
     copy_run(tmp_path / "b", "resnet18")
     copy_run(tmp_path / "c", "resnet34", {"device": "cuda", "device_name": "a GPU"})
     analyze.tabulate_models(analyze.find_runs([tmp_path]), tmp_path)
-    notes = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[-5:]
+    notes = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[-7:]
     assert notes == [
-        "Latency of mlp, resnet18, resnet34: AMD EPYC (family 25, model 17), 2 threads, float32.",
+        "Latency of resnet34: AMD EPYC (family 25, model 17), 2 threads, float32.",
         "",
-        "Minutes of mlp, resnet18: AMD EPYC (family 25, model 17), 2 threads, bfloat16.",
+        "Latency of mlp, resnet18: AMD EPYC (family 26, model 2), 2 threads, float32.",
+        "",
+        "Minutes of mlp, resnet18: AMD EPYC (family 26, model 2), 2 threads, bfloat16.",
         "",
         "Minutes of resnet34: a GPU, bfloat16.",
     ]
