@@ -343,7 +343,7 @@ def plot_accuracy_over_minutes(points, folder):
             axis.axhline(100 * accuracy, color=colours[model], ls=":", label=label)
     axis.set(xlabel="minutes of training", ylabel="test accuracy (%)", xscale="log")
     set_log_ticks(axis.xaxis, (1, 2, 5))
-    axis.margins(x=0.12, y=0.2)
+    axis.margins(x=0.12, y=0.2)  # room for the names
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     save(figure, folder, "accuracy_over_minutes.png")
