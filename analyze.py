@@ -49,11 +49,11 @@ NOT_SETTINGS = ("seed", "git", "python", "torch", "resumed", "device_name")
 
 
 def read_csv(path, **columns):
-    """Read columns of numbers as a structured array: after ``log = read_csv(path, epoch=int)``,
-    log["epoch"] is a column and log[0] a row. None if there is no file. Excel may put a byte-order
-    mark before it. The dtype is a list of (name, type), one for each column."""
+    """Read columns of numbers as a structured array; None if there is no file. After ``log =
+    read_csv(path, epoch=int)``, log["epoch"] is a column and log[0] a row."""
     if not path.exists():
         return None
+    # utf-8-sig: Excel may put a byte-order mark before the text.
     header, *lines = path.read_text(encoding="utf-8-sig").splitlines()
     wanted = [header.split(",").index(name) for name in columns]
     return np.loadtxt(lines, dtype=list(columns.items()), delimiter=",", usecols=wanted, ndmin=1)
@@ -103,7 +103,7 @@ def describe_machine(facts):
     """Where and in which precision something was timed: such times compare with each other."""
     # What a GPU does in a second hardly depends on the CPU's threads.
     threads = f"{facts['threads']} threads, " if facts.get("device", "cpu") == "cpu" else ""
-    precision = facts.get("precision", "float32")  # evaluate.py's, on every machine
+    precision = facts.get("precision", "float32")  # evaluate.py's, which it does not write
     return f"{facts['device_name']}, {threads}{precision}"
 
 
@@ -237,7 +237,7 @@ def plot_tsne(images, labels, folder, n):
 
 
 def plot_augmentation(images, folder):
-    """Figure 4: crop, flip and normalisation of one image, step by step."""
+    """Figure 4: the report's crop, flip and normalisation of one image, step by step."""
     image = images[:1]  # an ankle boot: its two sides differ
     row, column = 7, 1
     offset = torch.tensor([[row, column]])
@@ -319,7 +319,8 @@ def points_over_minutes(runs):
     comparable = [run for run in tested if run.own or run.machine == usual]
     points = []
     for run in comparable:
-        if run is find_seeds(run, comparable)[0]:  # each recipe once
+        # Each recipe once; a seed that ran twice is a second point.
+        if run is find_seeds(run, comparable)[0]:
             seeds = find_seeds(run, tested)
             points.append((run.minutes, 100 * np.mean([r.accuracy for r in seeds]), run))
     return sorted(points, key=lambda point: (point[2].own, point[1]))[-10:]
@@ -469,6 +470,7 @@ def tabulate_models(runs, folder):
         if model in REPORT_ACCURACY and run.width == 64:  # the report has no other width
             report = f"{100 * REPORT_ACCURACY[model]:.1f} %"
         if run.evaluation:
+            # One of each seed, if a seed ran twice.
             accuracies = [*{r.seed: 100 * r.accuracy for r in group if r.evaluation}.values()]
             accuracy = f"{np.mean(accuracies):.2f} %"
             if (n := len(accuracies)) > 1:
@@ -498,7 +500,8 @@ def main():
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--runs", nargs="+", default=["runs", "results"], help="folders of runs, first one first")
+    add("--runs", nargs="+", default=["runs", "results"], help="folders of runs; of two "
+        "runs with one name, the first counts")  # fmt: skip
     add("--out", default="figures", help="folder of the figures and the table")
     add("--run", help="run whose errors are drawn; by default your run with the best validation "
         "accuracy, else the best published one")  # fmt: skip

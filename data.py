@@ -82,9 +82,9 @@ def split_indices():
 def crop_and_flip(images, offsets, flips, padding):
     """Pad each image with zeros, crop 28×28 pixels at its offset, flip it where ``flips`` is true.
 
-    Without flips, crop i is ``padded[i, row : row + 28, column : column + 28]``. Given the random
-    numbers, which train.py draws, it does for N images what torchvision's RandomCrop(28, padding)
-    and RandomHorizontalFlip() do for one.
+    Without flips, crop i is ``padded[i, row : row + 28, column : column + 28]``, with ``row, column
+    = offsets[i]``. Given the random numbers, which train.py draws, it does for N images what
+    torchvision's RandomCrop(28, padding) and RandomHorizontalFlip() do for one.
 
     Args:
         images: uint8 tensor N×28×28.

@@ -195,7 +195,7 @@ def load_model(path):
     try:
         model = build_model(config["model"], config["width"], config["dropout"])
         model.load_state_dict(checkpoint["model"])
-        black = torch.zeros(1, 28, 28, dtype=torch.uint8)
+        black = torch.zeros(1, 28, 28, dtype=torch.uint8)  # predict() also calls model.eval()
         if not predict(model, black).isfinite().all():
             raise ValueError("its weights give numbers that are not finite")
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -245,7 +245,7 @@ def use_device(name="auto", threads=0):
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).tolist()
+        torch.zeros(1, device=device).tolist()  # fails if the device does not work
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise data.UserError(f"device {name!r} cannot be used here: {reason}") from None

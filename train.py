@@ -111,8 +111,8 @@ def train_epoch(model, optimizers, train_set, epoch, args):
     bar = tqdm(batches, f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=disable)
     for i, (images, labels) in enumerate(bar):  # B×28×28 and B
         step = epoch * len(batches) + i
-        # Dropout and mixup depend on seed (up to 10**9), step and process only: a resumed run
-        # draws the same.
+        # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
+        # A seed is at most 10**9, so 10**15 keeps the processes apart.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * RANK)
         progress = (epoch + i / len(batches)) / args.epochs  # from 0 to 1
         set_learning_rate(optimizers, args, progress)
@@ -229,11 +229,9 @@ def build_optimizers(model, args):
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "muon":  # --lr and --weight-decay are Muon's; its class can wait
-        hidden, rest = [], []
-        for p in parameters:
-            # Not the last layer, nor a ResNet's first, 64×1×3×3: only nine weights a channel.
-            is_hidden = p.ndim > 1 and p is not weights[-1] and p.shape[1] != 1
-            (hidden if is_hidden else rest).append(p)
+        # Not the last layer, nor a first convolution, 64×1×3×3: only nine weights a channel.
+        hidden = [p for p in weights[:-1] if p.shape[1] != 1]
+        rest = [p for p in parameters if not any(p is h for h in hidden)]
         adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
         return [adamw, Muon(hidden, **settings)] if hidden else [adamw]
     groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
@@ -275,6 +273,7 @@ def main(argv=None):
     folder = Path(args.runs) / args.name
     _lock = claim_folder(folder, args.resume)  # released when main() returns and drops it
     env = environment(model, device)  # device, threads, versions, number of parameters
+    # What must be the same when the run is resumed.
     options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
     # With the weights, this is a checkpoint: options and environment, number of finished epochs,
     # rows of log.csv and steps.csv.
@@ -395,8 +394,8 @@ def orthogonalize(x):
             x = a * x + (b * gram + c * gram @ gram) @ x
 
     The code below takes half the time, because it iterates on gram only (m×m, mostly smaller than
-    x). The last line is x = p @ x, which makes p @ gram @ p of gram; at the end, x is multiplied by
-    all p.
+    x). With p = aI + b·gram + c·gram², the last line is x = p @ x, which turns gram into
+    p @ gram @ p; at the end, x is multiplied by all p.
     """
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's
     gram = x @ x.T
@@ -558,7 +557,7 @@ def environment(model, device):
 def folder_name(text):
     """An argparse type: a name that suits a folder on every system."""
     if not re.fullmatch(r"[^\W_][\w.+=-]*", text):  # matplotlib hides labels that begin with _
-        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits and _ . + = -")
+        raise argparse.ArgumentTypeError(f"{text!r}: use letters and digits, then also _ . + = -")
     return text
 
 

@@ -212,6 +212,8 @@ def main():
     out = Path(args.out or Path(args.ckpt).with_suffix(".onnx"))
     if out.resolve() == Path(args.ckpt).resolve():
         raise data.UserError(f"--out {out} is the checkpoint: choose another name")
+    if args.table and not Path(args.table).parent.is_dir():
+        raise data.UserError(f"--table: there is no folder {Path(args.table).parent}")
     evaluate.use_device("cpu", args.threads)
     threads = torch.get_num_threads()
     model, checkpoint = evaluate.load_model(args.ckpt)
@@ -220,8 +222,6 @@ def main():
     reference = evaluate.predict(model, images).softmax(1)
     print(f"PyTorch: accuracy {100 * accuracy(reference, labels):.2f} %")
     out.parent.mkdir(parents=True, exist_ok=True)
-    if args.table and not Path(args.table).parent.is_dir():
-        raise data.UserError(f"--table: there is no folder {Path(args.table).parent}")
     small = out.with_name(f"{out.stem}-int8.onnx")
     files = {"ONNX Runtime, float32": out}
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:

@@ -2,20 +2,17 @@
 
     python extras/leaderboard.py
 
-Writes a table of all runs (runs.md), a table of the leaderboard (leaderboard.md) and a chart of it
-(leaderboard.png).
+Writes a table of all runs (runs.md) and a table of the leaderboard (leaderboard.md).
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
-from analyze import COLOURS, find_runs, open_folder, pick_runs, save, write_table
+from analyze import find_runs, open_folder, pick_runs, write_table
 
 # 15 of the 38 rows of the table "Benchmark" of github.com/zalandoresearch/fashion-mnist: the test
 # accuracies that their authors submitted, not verified by the maintainers of the data set. So they
@@ -84,32 +81,13 @@ def collect_entries(runs):
     return sorted(entries, key=lambda entry: -entry[1])
 
 
-def plot_leaderboard(entries, folder):
-    """A chart with one row per entry: circles for the leaderboard, diamonds for ours."""
-    figure, axis = plt.subplots(figsize=(9, 0.32 * len(entries) + 1))
-    for source, marker, colour in (("leaderboard", "o", COLOURS[0]), ("ours", "D", COLOURS[6])):
-        points = [(100 * e[1], y) for y, e in enumerate(entries) if e[2] == source]
-        for x, y in points:
-            label = source if y == points[0][1] else None  # in the legend once
-            axis.plot(x, y, marker, color=colour, ms=7, label=label)
-            axis.annotate(f"{x:.2f}", (x, y), (8, 0), textcoords="offset points", va="center")
-    axis.set_yticks(range(len(entries)), [name for name, *_ in entries])
-    axis.invert_yaxis()
-    axis.margins(x=0.1)
-    axis.set(xlabel="test accuracy (%)")
-    axis.set_title("Some entries of the data set's leaderboard (as submitted) and our networks")
-    axis.grid(axis="y", alpha=0.3)
-    axis.legend(loc="lower right")
-    save(figure, folder, "leaderboard.png")
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
     add("--runs", nargs="+", default=["runs", "results"], help="folders of runs, first one first")
-    add("--out", default="figures", help="folder of the tables and the chart")
+    add("--out", default="figures", help="folder of the tables")
     args = parser.parse_args()
     runs = find_runs(args.runs)
     folder = open_folder(args.out)
@@ -121,7 +99,6 @@ def main():
     keys = ("network", "test accuracy", "from")
     rows = [(name, f"{100 * accuracy:.2f} %", source) for name, accuracy, source in entries]
     write_table([dict(zip(keys, row, strict=True)) for row in rows], folder / "leaderboard.md")
-    plot_leaderboard(entries, folder)
 
 
 if __name__ == "__main__":

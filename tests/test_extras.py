@@ -14,8 +14,7 @@ from torch import nn
 import data
 import evaluate
 import models
-import train
-from extras import ablation, explain
+from extras import explain
 
 
 class CNN(nn.Module):
@@ -92,47 +91,6 @@ def test_pretrained_weights_are_those_of_the_published_predictions(path):
     assert (predicted == torch.tensor(published)).sum() >= 199  # the weights are rounded
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest in (ROOT / "pretrained/README.md").read_text(encoding="utf-8")
-
-
-# ---- ablation.py, its running part
-
-
-def test_ablation_adds_one_row_per_run_and_repeats_none(tmp_path, monkeypatch, capsys):
-    quick = "--model mlp --recipe report --epochs 1"
-    monkeypatch.setattr(ablation, "BASE", quick)
-    changes = {"default": "", "padding 1": "--padding 1", "erased": "--transform erasing"}
-    monkeypatch.setattr(ablation, "CHANGES", changes)
-    monkeypatch.chdir(tmp_path)
-    words = ["ablation.py", "--seeds", "1", "--data-dir", DATA]
-    monkeypatch.setattr(sys, "argv", words)
-    ablation.main()
-    assert "3 are to be done" in capsys.readouterr().out
-    out = tmp_path / "runs/ablation.csv"
-    rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
-    assert [row["change"] for row in rows] == list(changes)
-    accuracies = [float(row["val_accuracy"]) for row in rows]
-    assert len(set(accuracies)) == 3 and min(accuracies) > 0.6
-    for row in rows:
-        assert (row["study"], row["seed"], row["epochs"]) == ("equal-time", "0", "1")
-        folder = tmp_path / "runs/ablation" / f"{row['change'].replace(' ', '-')}-0"
-        log = csv.DictReader((folder / "log.csv").read_text(encoding="utf-8").splitlines())
-        assert float(row["val_accuracy"]) == pytest.approx(float(next(log)["val_accuracy"]))
-    assert (tmp_path / "figures/ablation_equal-time.png").exists()
-    first = out.read_bytes()
-    monkeypatch.setattr(sys, "argv", [*words, "--runs", str(tmp_path / "again")])
-    ablation.main()
-    assert "0 are to be done" in capsys.readouterr().out and out.read_bytes() == first
-    assert not list((tmp_path / "again").glob("*"))
-
-
-def test_each_change_of_the_ablation_differs_from_the_default():
-    seen = []
-    for change, options in ablation.CHANGES.items():
-        words = f"{ablation.BASE} {options}".split()
-        transform = words.pop(words.index("--transform") + 1) if "--transform" in words else None
-        args = vars(train.parse_args([word for word in words if word != "--transform"]))
-        assert (args, transform) not in seen, change
-        seen.append((args, transform))
 
 
 # ---- bench.py and soak.py
