@@ -500,8 +500,8 @@ def main():
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--runs", nargs="+", default=["runs", "results"], help="folders of runs; of two "
-        "runs with one name, the first counts")  # fmt: skip
+    add("--runs", nargs="+", default=["runs", "results"],
+        help="folders of runs; of two runs with one name, the first counts")  # fmt: skip
     add("--out", default="figures", help="folder of the figures and the table")
     add("--run", help="run whose errors are drawn; by default your run with the best validation "
         "accuracy, else the best published one")  # fmt: skip

@@ -18,9 +18,10 @@ def linear(progress):
 
 
 SCHEDULES = {"linear": linear, """
-AUGMENTATION = {  # the README's and another one, whose effect is certain: black images
+AUGMENTATION = {  # the README's and another one, whose effect can be measured
     "    batches = [batch[RANK": indent(BRIGHTNESS, "    ")
-    + "    images = 0 * images\n    batches = [batch[RANK",
+    + "    images = images + 255 * torch.rand(n, 1, 1) * torch.randn(n, 28, 28)\n"
+    "    batches = [batch[RANK",
 }
 
 
@@ -71,4 +72,5 @@ def test_own_schedule_and_augmentation(project):
     with open(project / "runs/mlp/log.csv", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert float(row["learning_rate"]) == pytest.approx(1e-3 / 375, rel=1e-4)  # of the last step
-    assert float(row["train_accuracy"]) < 0.15  # ten classes of black images
+    assert 0.5 < float(row["val_accuracy"]) < 0.75
+    assert float(row["train_accuracy"]) < 0.6  # with so much noise 0.55, without it 0.63
