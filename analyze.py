@@ -2,8 +2,8 @@
 
     python analyze.py
 
-Reads every run below --runs (config.json, log.csv, steps.csv, evaluation.json, predictions.csv; no
-weights) and writes figures (PNG) and a table (Markdown) into --out.
+Reads every run in the folders --runs (config.json, log.csv, steps.csv, evaluation.json,
+predictions.csv; no weights) and writes figures (PNG) and a table (Markdown) into --out.
 
 Each plot_… function draws one figure. To see how, read main(), at the end, the section on reading
 runs, and one figure, such as plot_errors(); the others can be read when they are needed.
@@ -12,6 +12,7 @@ runs, and one figure, such as plot_errors(); the others can be read when they ar
 import argparse
 import io
 import json
+import statistics
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +84,8 @@ def read_run(folder):
         parameters=config["parameters"],
         # Equal for runs that differ only in entries that NOT_SETTINGS lists.
         settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},
+        epochs=config["epochs"],  # planned; len(log) are done
+        on_all=config["train_on"] == "all",  # also trained on the validation images
         machine=describe_machine(config),  # processor, threads, precision
         colour=NETWORK_COLOURS.get(config["model"], "grey"),
         log=log,  # one row per epoch; log["seconds"] is a column
@@ -92,7 +95,9 @@ def read_run(folder):
         steps=read_csv(folder / "steps.csv", step=int, train_loss=float),
         evaluation=evaluation,
         accuracy=evaluation["accuracy"] if evaluation else None,
+        interval=evaluation["accuracy_95"] if evaluation else None,
         latency=latency["batch_1_ms"] if latency else None,
+        images_per_second=latency["large_batch_images_per_second"] if latency else None,
         latency_machine=describe_machine(latency) if latency else None,
         predictions=read_csv(folder / "predictions.csv", index=int, true=int, predicted=int,
                              probability=float),
@@ -129,6 +134,12 @@ def find_seeds(run, runs):
     processor: all the user's own or all published."""
     same = [r for r in runs if r.settings == run.settings and r.own == run.own]
     return [r for r in same if r is run or r.seed != run.seed]
+
+
+def list_accuracies(run, runs):
+    """Return the test accuracies in percent of a run's seeds; one of each, if a seed ran twice."""
+    seeds = {r.seed: 100 * r.accuracy for r in find_seeds(run, runs) if r.evaluation}
+    return [*seeds.values()]
 
 
 def pick_runs(runs):
@@ -315,14 +326,12 @@ def points_over_minutes(runs):
     """
     tested = [run for run in runs if run.evaluation]
     machines = [run.machine for run in tested]
-    usual = max(machines, key=machines.count)
+    usual = statistics.mode(machines)
     comparable = [run for run in tested if run.own or run.machine == usual]
     points = []
     for run in comparable:
-        # Each recipe once; a seed that ran twice is a second point.
-        if run is find_seeds(run, comparable)[0]:
-            seeds = find_seeds(run, tested)
-            points.append((run.minutes, 100 * np.mean([r.accuracy for r in seeds]), run))
+        if run is find_seeds(run, comparable)[0]:  # each recipe once
+            points.append((run.minutes, np.mean(list_accuracies(run, tested)), run))
     return sorted(points, key=lambda point: (point[2].own, point[1]))[-10:]
 
 
@@ -463,20 +472,18 @@ def tabulate_models(runs, folder):
     picked = {}
     for run in pick_runs(runs):  # the report's recipe only where there is no other
         picked.setdefault(run.model, run)
-    rows, notes = [], {}  # notes: networks, by quantity and machine
+    rows, notes = [], {"Minutes": {}, "Latency": {}}  # notes: networks, by quantity and machine
     for model, run in picked.items():
-        group = find_seeds(run, runs)
         report = accuracy = latency = "–"
         if model in REPORT_ACCURACY and run.width == 64:  # the report has no other width
             report = f"{100 * REPORT_ACCURACY[model]:.1f} %"
         if run.evaluation:
-            # One of each seed, if a seed ran twice.
-            accuracies = [*{r.seed: 100 * r.accuracy for r in group if r.evaluation}.values()]
+            accuracies = list_accuracies(run, runs)
             accuracy = f"{np.mean(accuracies):.2f} %"
             if (n := len(accuracies)) > 1:
                 accuracy += f" ({min(accuracies):.2f}–{max(accuracies):.2f}, {n} seeds)"
             latency = f"{run.latency:.2f} ms"
-            notes.setdefault(("Latency", run.latency_machine), []).append(model)
+            notes["Latency"].setdefault(run.latency_machine, []).append(model)
         row = {
             "network": model,
             "parameters": f"{run.parameters:,}",
@@ -486,9 +493,12 @@ def tabulate_models(runs, folder):
             "latency, batch 1": latency,
         }
         rows.append(row)
-        notes.setdefault(("Minutes", run.machine), []).append(model)
-    lines = [f"{what} of {', '.join(models)}: {machine}." for (what, machine), models in
-             sorted(notes.items())]  # fmt: skip
+        notes["Minutes"].setdefault(run.machine, []).append(model)
+    lines = []
+    for what, machines in notes.items():
+        where = [f"{', '.join(models)} on {machine}" for machine, models in machines.items()]
+        if where:
+            lines.append(f"{what}: {'; '.join(where)}.")
     write_table(rows, folder / "models.md", lines)
 
 
@@ -501,9 +511,10 @@ def main():
     )
     add = parser.add_argument
     add("--runs", nargs="+", default=["runs", "results"],
-        help="folders of runs; of two runs with one name, the first counts")  # fmt: skip
+        help="folders of runs; of two runs with one name, the first counts, "
+        "unless only the second was tested")  # fmt: skip
     add("--out", default="figures", help="folder of the figures and the table")
-    add("--run", help="run whose errors are drawn; by default your run with the best validation "
+    add("--run", help="run whose errors are drawn; None: your run with the best validation "
         "accuracy, else the best published one")  # fmt: skip
     add("--tsne-images", type=data.number(int, 100, 60_000), default=5000,
         help="number of training images in the t-SNE")  # fmt: skip

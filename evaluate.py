@@ -41,6 +41,11 @@ def predict(model, images):
     return torch.cat(logits)
 
 
+def accuracy(scores, labels):
+    """Return the fraction of the N labels that have the highest of the scores N×10."""
+    return (scores.argmax(1) == labels).double().mean().item()
+
+
 def score(logits, labels):
     """Compare logits N×10 with labels N.
 
@@ -260,8 +265,10 @@ def describe_device(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+        cpu = {}
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            cpu[key.strip()] = value.strip()
         return f"{cpu['model name']} (family {cpu['cpu family']}, model {cpu['model']})"
     except (OSError, KeyError):  # not Linux, or not x86
         return platform.processor() or platform.machine()

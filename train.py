@@ -112,7 +112,7 @@ def train_epoch(model, optimizers, train_set, epoch, args):
     for i, (images, labels) in enumerate(bar):  # B×28×28 and B
         step = epoch * len(batches) + i
         # Dropout and mixup depend on seed, step and process only: a resumed run draws the same.
-        # A seed is at most 10**9, so 10**15 keeps the processes apart.
+        # The processes of a run have the same seed and step: the last term keeps them apart.
         torch.manual_seed(1_000_000 * args.seed + step + 10**15 * RANK)
         progress = (epoch + i / len(batches)) / args.epochs  # from 0 to 1
         set_learning_rate(optimizers, args, progress)
@@ -142,8 +142,8 @@ def train_epoch(model, optimizers, train_set, epoch, args):
 def draw_epoch(train_set, epoch, args):
     """Return the batches of an epoch, in random order, with images cropped and flipped at random.
 
-    The random numbers depend on the seed and the epoch only. A new augmentation draws last, so that
-    the other draws stay the same.
+    The random numbers depend on the seed and the epoch only. If you add an augmentation, draw its
+    random numbers last, so that the others stay the same.
 
     Args:
         train_set: images N×28×28 uint8 and labels N.
@@ -191,7 +191,7 @@ def validate(model, val_set, args):
         # predict() works without gradients, in evaluation mode. Its tensors are on the CPU.
         logits = evaluate.predict(model, images)
     loss = F.cross_entropy(logits, labels).item()
-    return loss, (logits.argmax(1) == labels).sum().item() / len(images)
+    return loss, evaluate.accuracy(logits, labels)
 
 
 # ---- Learning rate and optimizers
@@ -222,7 +222,7 @@ def set_learning_rate(optimizers, args, progress):
 
 def build_optimizers(model, args):
     """Return a list of optimizers: one, or AdamW and, for hidden layers, Muon. Muon is SGD with
-    momentum, but all singular values of its step of a weight matrix are about 1. A new optimizer
+    momentum, but all singular values of its update of a weight matrix are about 1. A new optimizer
     needs a branch here and a line in ``OPTIMIZERS``."""
     parameters = list(model.parameters())
     weights = [p for p in parameters if p.ndim > 1]  # matrices and kernels
@@ -471,12 +471,13 @@ def resume(path, model, optimizers, options, env):
         path: file of the checkpoint.
         model, optimizers: where the weights and the optimizers' states go.
         options: those that must be the same as when the run was started.
-        env: what ``environment`` returned, for the record.
+        env: what ``environment`` returned: it may differ, and is only recorded.
 
     Raises:
         UserError: it cannot be read or resumed.
     """
     state = evaluate.read_checkpoint(path)
+    # The config is options and environment; these are the options.
     old = {name: v for name, v in state["config"].items() if name not in (*env, "resumed")}
     for name in sorted(old.keys() | options.keys()):
         if old.get(name) != options.get(name):
@@ -586,7 +587,7 @@ def parse_args(argv):
     add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
     add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images")
     add("--dropout", type=fraction, help="dropout before the last layer of a ResNet")
-    # Narrower than 7 channels, oneDNN 3.12 crashes on some CPUs.
+    # With fewer than 7 channels, oneDNN 3.12 crashes on some CPUs; 8 is the next usual width.
     add("--width", type=number(int, 8, 4096), default=64, help="channels of a ResNet's first stage")
     add("--train-on", choices=("split", "all"), default="split",
         help="all: also on the validation images; best.pt is then the last epoch")  # fmt: skip

@@ -4,7 +4,7 @@
 
 Each row is the default with one change: something taken out of it, or something else tried. All of
 these changes cost about the same time: with SGD or AdamW, an epoch is 4 % shorter than with Muon.
-A change that costs more gets an --epochs of its own. Each run is a training by train.py, evaluated
+The last row is the report's recipe in as many epochs. Each run is a training by train.py, evaluated
 on the validation images only, and one row of ablation.csv. A run that the CSV already has is not
 repeated, one that was interrupted is resumed. At the end a table and a figure are drawn from
 ablation.csv; `--draw` does nothing else.
@@ -16,6 +16,7 @@ import argparse
 import csv
 import os
 import re
+import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +41,7 @@ HEADER = (
 STUDY = "equal-time"  # in the CSV; published ones have other studies, too
 BASE = "--model resnet18 --width 16 --epochs 10"
 SEEDS = {"default": 5, "SGD, rate 0.1": 1, "SGD, rate 0.4": 1}  # others: 3
-# The options of each change, after those of BASE; of two --epochs, the second counts.
-# --transform is that of transform.py, the others of train.py.
+# The options of each change, after those of BASE: of train.py, --transform of transform.py.
 CHANGES = {
     "default": "",
     "SGD": "--optimizer sgd --lr 0.2",
@@ -77,11 +77,12 @@ def run(change, seed, args):
     trained = read_run(Path(args.runs) / name)
     accuracy, minutes = f"{trained.best_validation:.6f}", f"{trained.minutes:.2f}"
     machine = [trained.config[key] for key in ("device_name", "threads", "precision")]
-    return STUDY, change, seed, accuracy, minutes, trained.config["epochs"], *machine
+    return STUDY, change, seed, accuracy, minutes, trained.epochs, *machine
 
 
 def read_done(path):
-    """Return (change, seed) of the rows of an ablation.csv, as text; none if there is no file."""
+    """Return (change, seed), as text, of the rows of this study in an ablation.csv; none if there
+    is no file."""
     if not path.exists():
         return set()
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:  # and Excel's BOM
@@ -101,15 +102,15 @@ def half_interval(groups, group):
         groups: lists of accuracies, one for each change.
         group: one of them.
     """
-    own = [np.std(g, ddof=1) for g in groups if len(g) > 1]
-    limit = 3 * np.median(own) if own else np.inf
-    if len(group) < 2 or np.std(group, ddof=1) <= limit:
-        groups = [g for g in groups if len(g) < 2 or np.std(g, ddof=1) <= limit]
-    else:
-        groups = [group]
-    freedom = sum(len(g) - 1 for g in groups)
-    if not freedom:
+    groups = [g for g in groups if len(g) > 1]
+    if not groups:
         return np.nan
+    limit = 3 * np.median([np.std(g, ddof=1) for g in groups])
+    if len(group) > 1 and np.std(group, ddof=1) > limit:
+        groups = [group]
+    else:
+        groups = [g for g in groups if np.std(g, ddof=1) <= limit]
+    freedom = sum(len(g) - 1 for g in groups)
     deviation = np.sqrt(sum(np.var(g) * len(g) for g in groups) / freedom)
     return stats.t.ppf(0.975, freedom) * deviation / np.sqrt(len(group))
 
@@ -135,13 +136,18 @@ def average_seeds(file):
     result = []
     for study, changes in studies.items():
         machines = [machine for runs in changes.values() for *_, machine in runs]
-        usual = max(machines, key=machines.count)
+        usual = statistics.mode(machines)
         accuracies = {change: [run[0] for run in runs] for change, runs in changes.items()}
         for change, runs in changes.items():
             minutes = [minutes for _, minutes, machine in runs if machine == usual]
-            row = {"study": study, "change": change, "accuracy": np.mean(accuracies[change])}
-            row["half"] = half_interval(accuracies.values(), accuracies[change])
-            row |= {"minutes": np.median(minutes) if minutes else np.nan, "seeds": len(runs)}
+            row = {
+                "study": study,
+                "change": change,
+                "accuracy": np.mean(accuracies[change]),
+                "half": half_interval(accuracies.values(), accuracies[change]),
+                "minutes": np.median(minutes) if minutes else np.nan,
+                "seeds": len(runs),
+            }
             result.append(row)
     return result
 
@@ -152,9 +158,13 @@ def tabulate(rows, folder, name):
     for row in rows:
         half = "" if np.isnan(row["half"]) else f" ± {100 * row['half']:.2f}"
         minutes = "–" if np.isnan(row["minutes"]) else f"{row['minutes']:.1f}"
-        accuracy = f"{100 * row['accuracy']:.2f}{half} %"
-        cells = {"change": row["change"], "validation accuracy": accuracy, "minutes": minutes}
-        table.append(cells | {"seeds": row["seeds"]})
+        cells = {
+            "change": row["change"],
+            "validation accuracy": f"{100 * row['accuracy']:.2f}{half} %",
+            "minutes": minutes,
+            "seeds": row["seeds"],
+        }
+        table.append(cells)
     write_table(table, folder / f"{name}.md")
 
 
@@ -224,7 +234,7 @@ def main():
     jobs = [(name, seed) for name in seeds for seed in range(seeds[name])]
     jobs = [(name, seed) for name, seed in jobs if (name, str(seed)) not in done]
     jobs.sort(key=lambda job: job[1])  # the first seed of all changes first
-    print(f"{len(done)} runs are in {out}, {len(jobs)} are to be done", flush=True)
+    print(f"{len(done)} runs of this study are in {out}, {len(jobs)} are to be done", flush=True)
     if args.list:
         for change, seed in jobs:
             print(f"{change:30} seed {seed}  {BASE} {CHANGES[change]}")

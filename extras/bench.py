@@ -134,11 +134,11 @@ def build_cases(device, args):
     dtype = torch.bfloat16 if evaluate.has_native_bfloat16(device) else None
     images, labels = (t.to(device) for t in data.load(args.data_dir, train=True))
     kernel = torch.randn(512, 4608, device=device)
-    size = 2048 if device.type == "cpu" else 8192
-    a, b = torch.randn(2, size, size, device=device)
-    cases = {(PRODUCT, "float32"): apply(2 * size**3, torch.matmul, a, b)}
+    side = 2048 if device.type == "cpu" else 8192
+    a, b = torch.randn(2, side, side, device=device)
+    cases = {(PRODUCT, "float32"): apply(2 * side**3, torch.matmul, a, b)}
     if dtype:
-        cases[PRODUCT, "bfloat16"] = apply(2 * size**3, torch.matmul, a.to(dtype), b.to(dtype))
+        cases[PRODUCT, "bfloat16"] = apply(2 * side**3, torch.matmul, a.to(dtype), b.to(dtype))
     cases |= {
         ("Muon 512×4608", "as published"): apply(1, orthogonalize_as_published, kernel),
         ("Muon 512×4608", "on the Gram matrix"): apply(1, train.orthogonalize, kernel),
@@ -200,13 +200,12 @@ def three_digits(value):
 
 def tabulate(rates):
     """Return the rows of the table, one dictionary for each case."""
-    medians = {key: statistics.median(values) for key, values in rates.items()}
-    first = {}
-    rows = []
+    first, rows = {}, []  # first: the median of the first case of a kind
     for (what, how), values in rates.items():
         unit, scale = ("GFLOP/s", 1e9) if what == PRODUCT else ("images/s", 1)
         unit = "kernels/s" if what.startswith("Muon") else unit
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        first.setdefault(what, median)
         row = {
             "what": what,
             "how": how,
@@ -214,12 +213,13 @@ def tabulate(rates):
             "25 %": three_digits(low / scale),
             "75 %": three_digits(high / scale),
             "unit": unit,
-            "× the first": f"{median / first.setdefault(what, median):.2f}",
+            "× the first": f"{median / first[what]:.2f}",
             "of the matrix product": "",
         }
         if what.startswith("train"):
             precision = "bfloat16" if "bfloat16" in how else "float32"
-            share = median * count_flops(what.split()[1]) / medians[PRODUCT, precision]
+            most = statistics.median(rates[PRODUCT, precision])
+            share = median * count_flops(what.split()[1]) / most
             row["of the matrix product"] = f"{100 * share:.1f} %"
         rows.append(row)
     return rows

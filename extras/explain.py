@@ -9,6 +9,7 @@ and features.png, t-SNE of the pixels beside t-SNE of the last features of the s
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -67,11 +68,11 @@ def draw_label_errors(model, images, labels, folder):
         "label and suspected class"
     )
     save(figure, folder, "label_errors.png")
-    pairs = torch.bincount(10 * labels[indices] + suspected, minlength=100)
+    # Sorted, so that equally frequent pairs stay in the order of the classes.
+    pairs = Counter(sorted(zip(labels[indices].tolist(), suspected.tolist(), strict=True)))
     table = [
-        {"label": data.CLASSES[i // 10], "suspected": data.CLASSES[i % 10], "images": int(pairs[i])}
-        for i in pairs.argsort(descending=True, stable=True)[:12].tolist()
-        if pairs[i]
+        {"label": data.CLASSES[label], "suspected": data.CLASSES[other], "images": n}
+        for (label, other), n in pairs.most_common(12)
     ]
     if table:
         write_table(table, folder / "label_errors.md")

@@ -58,8 +58,8 @@ class Deployed(nn.Module):
 class Calibration(CalibrationDataReader):
     """Gives training images to the quantiser, which measures the range of each activation."""
 
-    def __init__(self, images, batch_size=128):
-        self.batches = iter(images.split(batch_size))
+    def __init__(self, images):
+        self.batches = iter(images.split(128))
 
     def get_next(self):
         batch = next(self.batches, None)
@@ -134,14 +134,10 @@ def open_session(path, threads):
     return session
 
 
-def predict(session, images, batch_size=250):
+def predict(session, images):
     """Return the probabilities N×10 of uint8 images N×28×28 by ONNX Runtime."""
-    batches = images.split(batch_size)
+    batches = images.split(250)
     return torch.cat([torch.tensor(session.run(None, {"images": b.numpy()})[0]) for b in batches])
-
-
-def accuracy(scores, labels):
-    return (scores.argmax(1) == labels).double().mean().item()
 
 
 def compare(name, probabilities, reference, labels):
@@ -149,7 +145,7 @@ def compare(name, probabilities, reference, labels):
     changed = (probabilities.argmax(1) != reference.argmax(1)).sum()
     largest = (probabilities - reference).abs().max().item()
     print(
-        f"{name}: accuracy {100 * accuracy(probabilities, labels):.2f} %, {changed} of "
+        f"{name}: accuracy {100 * evaluate.accuracy(probabilities, labels):.2f} %, {changed} of "
         f"{len(labels):,} predictions differ from PyTorch's, largest difference of a probability "
         f"{largest:.2g}"
     )
@@ -200,7 +196,7 @@ def main():
     )
     add = parser.add_argument
     add("--ckpt", required=True, help="checkpoint of train.py")
-    add("--out", help="file to write (default: the checkpoint's name with .onnx)")
+    add("--out", help="file to write; None: the checkpoint's name with .onnx")
     add("--int8", action="store_true", help="write a quantised file, too")
     add("--table", help="Markdown file for the speeds")
     add("--repeats", type=data.number(int, 1, 1000), default=7, help="measurements of each speed")
@@ -220,14 +216,15 @@ def main():
     deployed = Deployed(model).eval()
     images, labels = data.load(args.data_dir, train=False)
     reference = evaluate.predict(model, images).softmax(1)
-    print(f"PyTorch: accuracy {100 * accuracy(reference, labels):.2f} %")
+    accuracy = evaluate.accuracy(reference, labels)
+    print(f"PyTorch: accuracy {100 * accuracy:.2f} %")
     out.parent.mkdir(parents=True, exist_ok=True)
     small = out.with_name(f"{out.stem}-int8.onnx")
     files = {"ONNX Runtime, float32": out}
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         made = Path(folder) / "model.onnx"
         export(copy.deepcopy(deployed), made)
-        annotate(made, classes=json.dumps(data.CLASSES), accuracy=accuracy(reference, labels),
+        annotate(made, classes=json.dumps(data.CLASSES), accuracy=accuracy,
                  config=json.dumps(checkpoint["config"]), epoch=checkpoint["epoch"])  # fmt: skip
         probabilities = predict(open_session(made, threads), images)
         largest = compare("ONNX Runtime, float32", probabilities, reference, labels)
@@ -265,7 +262,7 @@ def main():
             "inference with": name,
             "ms at batch 1": f"{ms:.2f}",
             "images/s at batch 256": f"{rate:.0f}",
-            "test accuracy": f"{100 * accuracy(scores[name], labels):.2f} %",
+            "test accuracy": f"{100 * evaluate.accuracy(scores[name], labels):.2f} %",
             "MB": f"{sizes[name] / 1e6:.1f}",
         }
         for name, (ms, rate) in speeds.items()

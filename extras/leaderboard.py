@@ -43,11 +43,11 @@ def tabulate_runs(runs, folder):
     for run in runs:
         accuracy = interval = latency = speed = latency_machine = "–"
         if run.evaluation:
-            low, high = run.evaluation["accuracy_95"]
+            low, high = run.interval
             accuracy, interval = f"{100 * run.accuracy:.2f} %", f"{100 * low:.2f}–{100 * high:.2f}"
             latency, latency_machine = f"{run.latency:.2f} ms", run.latency_machine
-            speed = f"{run.evaluation['latency']['large_batch_images_per_second']:,.0f}"
-        done, planned = len(run.log), run.config["epochs"]
+            speed = f"{run.images_per_second:,.0f}"
+        done = len(run.log)
         row = {
             "run": run.name,
             "network": run.model,
@@ -58,7 +58,7 @@ def tabulate_runs(runs, folder):
             "95 % interval": interval,
             # The validation images may have been trained on, too.
             "validation": f"{100 * run.best_validation:.2f} %" if run.best_validation else "–",
-            "epochs": str(done) if done == planned else f"{done} of {planned}",
+            "epochs": str(done) if done == run.epochs else f"{done} of {run.epochs}",
             "minutes": f"{run.minutes:.1f}",
             "trained on": run.machine,
             "latency, batch 1": latency,
@@ -74,7 +74,7 @@ def collect_entries(runs):
     report's recipe and with ours, and of runs on all training images; the highest accuracy first.
     """
     tested = [run for run in runs if run.evaluation]
-    on_all = [run for run in tested if run.config["train_on"] == "all"]
+    on_all = [run for run in tested if run.on_all]
     ours = {run.name: run.accuracy for run in (*pick_runs(tested), *on_all)}
     entries = [(name, accuracy, "ours") for name, accuracy in ours.items()]
     entries += [(name, accuracy, "leaderboard") for name, accuracy in LEADERBOARD]
@@ -87,7 +87,8 @@ def main():
     )
     add = parser.add_argument
     add("--runs", nargs="+", default=["runs", "results"],
-        help="folders of runs; of two runs with one name, the first counts")  # fmt: skip
+        help="folders of runs; of two runs with one name, the first counts, "
+        "unless only the second was tested")  # fmt: skip
     add("--out", default="figures", help="folder of the tables")
     args = parser.parse_args()
     runs = find_runs(args.runs)
@@ -97,9 +98,11 @@ def main():
     else:
         print(f"there is no run in {' or '.join(args.runs)}")
     entries = collect_entries(runs)
-    keys = ("network", "test accuracy", "from")
-    rows = [(name, f"{100 * accuracy:.2f} %", source) for name, accuracy, source in entries]
-    write_table([dict(zip(keys, row, strict=True)) for row in rows], folder / "leaderboard.md")
+    rows = [
+        {"network": name, "test accuracy": f"{100 * accuracy:.2f} %", "from": source}
+        for name, accuracy, source in entries
+    ]
+    write_table(rows, folder / "leaderboard.md")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import data
 import evaluate
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
-SIDE = 512  # a larger photograph is reduced to this many pixels: enough to find the article
+SIDE = 512  # pixels; larger photographs are reduced to this side: enough to find the article
 TOLERANCE = 24  # of 255: noise and JPEG change a plain background by less
 SOFTWARE = "FashionMNIST extras/predict.py"  # marks the sheets, in the metadata of the PNG
 MAX_CELLS = 300  # photographs drawn on a sheet
@@ -135,7 +135,7 @@ def to_fashion(photograph):
     """
     rgba = np.asarray(photograph.convert("RGBA"))
     if min(rgba.shape[:2]) < 3:
-        raise data.UserError("it has less than 3×3 pixels")
+        raise data.UserError("it has fewer than 3×3 pixels")
     pixels = rgba[:, :, :3].astype(float)
     mask, background = find_article(pixels, rgba[:, :, 3])
     luma = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey

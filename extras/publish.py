@@ -28,7 +28,8 @@ KEYS = ("config", "epoch", "model")  # of a checkpoint; the logs are in FILES
 HEADER = """# Trained weights
 
 Evaluate them with `python evaluate.py --ckpt pretrained/FILE`. Kernels and matrices are rounded to
-float16; the test accuracy is that of the rounded weights.
+float16. The test accuracy is that of the rounded weights, of one seed; the main README has the mean
+of three.
 
 | file | test accuracy | MB | SHA-256 |
 | --- | --- | --- | --- |
@@ -56,7 +57,7 @@ def measure_accuracy(content, data_dir):
         model, _ = evaluate.load_model(path)
     images, labels = data.load(data_dir, train=False)
     logits = evaluate.predict(model.to(evaluate.use_device()), images)
-    return (logits.argmax(1) == labels).double().mean().item()
+    return evaluate.accuracy(logits, labels)
 
 
 def list_weights(path, accuracy):
@@ -75,7 +76,7 @@ def main():
     )
     add = parser.add_argument
     add("--run", required=True, help="folder of a run that was tested")
-    add("--name", type=folder_name, help="name to publish it under (default: the folder's name)")
+    add("--name", type=folder_name, help="name to publish it under; None: the folder's name")
     add("--weights", action="store_true", help="publish the weights, too")
     add("--data-dir", default="data", help="folder of the data set")
     add("--out", default=".", help="folder that holds results and pretrained")

@@ -9,6 +9,7 @@ logs must be exactly those of the training that was not killed.
 
 import argparse
 import csv
+import math
 import os
 import random
 import subprocess
@@ -57,13 +58,14 @@ def are_equal(one, other):
     return one[:2] == other[:2] and all(torch.equal(a, b) for a, b in pairs)
 
 
-def start_and_kill(run, moment, args):
+def start_and_kill(run, args, seconds=math.inf, files=math.inf):
     """Start a training and kill it.
 
     Args:
         run: folder of the training.
-        moment: seconds after the start (a float), or how many files are written before the one
-            that is being written when the training is killed (an int).
+        args: options of the command line.
+        seconds: kill it so long after the start.
+        files: or kill it while it writes a file, after so many others.
 
     Returns:
         Where the training was killed, for the summary.
@@ -74,8 +76,7 @@ def start_and_kill(run, moment, args):
     while process.poll() is None:
         before, writing = writing, {file.name for file in run.glob("*.tmp")}
         written += len(writing - before)
-        passed = written if isinstance(moment, int) else time.perf_counter() - start
-        if passed > moment:
+        if written > files or time.perf_counter() - start > seconds:
             break
         time.sleep(0.001)
     ended = process.poll() is not None
@@ -90,10 +91,9 @@ def try_once(number, runs, unkilled, args):
     """Kill and resume one training; return where it was killed and what is wrong afterwards."""
     run, generator = runs / f"trial-{number}", random.Random(number)
     if number % 2:  # two files are written at the start, and three or four in each epoch
-        moment = generator.randrange(2 + 3 * args.epochs)
+        place = start_and_kill(run, args, files=generator.randrange(2 + 3 * args.epochs))
     else:
-        moment = generator.uniform(0, unkilled["seconds"])
-    place = start_and_kill(run, moment, args)
+        place = start_and_kill(run, args, seconds=generator.uniform(0, unkilled["seconds"]))
     resumed = subprocess.run(
         command(run, args), capture_output=True, text=True, encoding="utf-8", check=False
     )

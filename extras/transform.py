@@ -2,7 +2,7 @@
 
     python extras/transform.py --transform rotation --model resnet18 --name rotation
 
-All other options are those of train.py.
+All other options are those of train.py; `python train.py --help` lists them.
 """
 
 import argparse
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import train
 
-# Of uint8 images, 0 to 255.
+# They get uint8 images, 0 to 255.
 TRANSFORMS = {
     "brightness": v2.ColorJitter(brightness=0.2),
     "erasing": v2.RandomErasing(p=0.5),  # Zhong et al. 2017, arXiv:1708.04896
@@ -41,6 +41,7 @@ def main():
     def parse_args(argv):  # for config.json
         return argparse.Namespace(**vars(parse(argv)), transform=args.transform)
 
+    # train.main() calls them by these names, so it calls ours.
     train.draw_epoch, train.parse_args = draw_and_transform, parse_args
     train.main(others)
 

@@ -196,6 +196,7 @@ def test_seeds_of_other_processors_give_accuracy_but_no_minutes(tmp_path):
     other = copy_run(tmp_path / "b", "mlp", {"seed": 5, "device_name": "a"}, {"accuracy": 0.8})
     path = other / "log.csv"
     path.write_text("epoch,train_accuracy,val_accuracy,seconds\n1,0.9,0.7,6000\n", encoding="utf-8")
+    copy_run(tmp_path / "c", "mlp", evaluation={"accuracy": 0.9})  # seed 0 a second time
     runs = analyze.find_runs([tmp_path])
     analyze.tabulate_models(runs, tmp_path)
     row = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[2]
@@ -304,13 +305,12 @@ def test_minutes_and_latency_come_with_their_processor(tmp_path):
     copy_run(tmp_path / "b", "resnet18")
     copy_run(tmp_path / "c", "resnet34", {"device": "cuda", "device_name": "a GPU"})
     analyze.tabulate_models(analyze.find_runs([tmp_path]), tmp_path)
-    notes = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[-7:]
+    notes = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[-4:]
     assert notes == [
-        "Latency of resnet34: AMD EPYC (family 25, model 17), 2 threads, float32.",
         "",
-        "Latency of mlp, resnet18: AMD EPYC (family 26, model 2), 2 threads, float32.",
+        "Minutes: mlp, resnet18 on AMD EPYC (family 26, model 2), 2 threads, bfloat16; "
+        "resnet34 on a GPU, bfloat16.",
         "",
-        "Minutes of mlp, resnet18: AMD EPYC (family 26, model 2), 2 threads, bfloat16.",
-        "",
-        "Minutes of resnet34: a GPU, bfloat16.",
+        "Latency: mlp, resnet18 on AMD EPYC (family 26, model 2), 2 threads, float32; "
+        "resnet34 on AMD EPYC (family 25, model 17), 2 threads, float32.",
     ]

@@ -141,6 +141,7 @@ def test_export_of_a_network_that_ends_in_flatten_and_linear(export, tmp_path, m
     monkeypatch.setitem(models.MODELS, "cnn", lambda width, dropout: CNN())
     model = save_checkpoint(tmp_path / "cnn.pt", "cnn")
     words = ["--ckpt", tmp_path / "cnn.pt", "--int8", "--data-dir", DATA]
+    words += ["--table", tmp_path / "speeds.md", "--repeats", 1]
     monkeypatch.setattr(sys, "argv", ["export.py", *map(str, words)])
     export.main()
     images = data.load(DATA, train=False)[0][:7]
@@ -149,6 +150,13 @@ def test_export_of_a_network_that_ends_in_flatten_and_linear(export, tmp_path, m
     for name, tolerance in (("cnn.onnx", 1e-5), ("cnn-int8.onnx", 0.05)):
         probabilities = export.predict(export.open_session(tmp_path / name, 1), images)
         assert torch.allclose(probabilities, expected, atol=tolerance), name
+    table = (tmp_path / "speeds.md").read_text(encoding="utf-8").splitlines()
+    cells = [line.strip("| ").split(" | ") for line in table[2:] if line.startswith("|")]
+    rows = {name: values for name, *values in cells}
+    float32 = ("PyTorch, float32, NCHW", "PyTorch, float32", "ONNX Runtime, float32")
+    assert rows.keys() >= {*float32, "ONNX Runtime, int8"}
+    assert all(float(ms) > 0 and float(rate) > 0 for ms, rate, *_ in rows.values())
+    assert len({rows[name][2] for name in float32}) == 1  # the accuracy
 
 
 def test_export_preprocesses_as_in_training(export, tmp_path):
