@@ -56,6 +56,8 @@ def read_csv(path, **columns):
         return None
     # utf-8-sig: Excel may put a byte-order mark before the text.
     header, *lines = path.read_text(encoding="utf-8-sig").splitlines()
+    if not lines:
+        raise ValueError(f"{path.name} has no row")
     wanted = [header.split(",").index(name) for name in columns]
     return np.loadtxt(lines, dtype=list(columns.items()), delimiter=",", usecols=wanted, ndmin=1)
 
@@ -68,9 +70,12 @@ def read_run(folder):
     evaluation = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     log = read_csv(folder / "log.csv", epoch=int, train_accuracy=float, val_accuracy=float,
                    seconds=float)  # fmt: skip
-    if log is None or not len(log):
-        raise ValueError("log.csv has no row; train.py writes one after each epoch")
+    if log is None:
+        raise ValueError("there is no log.csv; train.py writes it after the first epoch")
     latency = evaluation["latency"] if evaluation else None
+    # A run may have been resumed on another machine.
+    environments = [config, *config.get("resumed", [])]
+    machines = dict.fromkeys(describe_machine(config | env) for env in environments)
     return SimpleNamespace(
         folder=folder,
         name=folder.name,
@@ -86,7 +91,7 @@ def read_run(folder):
         settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},
         epochs=config["epochs"],  # planned; len(log) are done
         on_all=config["train_on"] == "all",  # also trained on the validation images
-        machine=describe_machine(config),  # processor, threads, precision
+        machine=" then ".join(machines),  # processor, threads, precision
         colour=NETWORK_COLOURS.get(config["model"], "grey"),
         log=log,  # one row per epoch; log["seconds"] is a column
         minutes=log["seconds"].sum() / 60,  # with the validation
@@ -195,7 +200,8 @@ def set_log_ticks(axis, factors=(1,)):
 def line_style(run):
     """A run's curve has the colour of its network and is dashed for the report's recipe."""
     dashes = "--" if run.recipe == "report" else "-"
-    return {"color": run.colour, "ls": dashes, "label": run.name}
+    marker = "." if len(run.log) == 1 else ""  # one point has no line
+    return {"color": run.colour, "ls": dashes, "marker": marker, "label": run.name}
 
 
 # ---- Figures 1 to 4: the data
@@ -309,9 +315,10 @@ def plot_accuracy(runs, folder):
         axis.set(xlabel="epoch", xscale="log")  # 10 epochs beside 133
         set_log_ticks(axis.xaxis, (1, 2, 5))
         axis.grid(alpha=0.3)
-    lowest = min(100 * (run.best_validation or 1) for run in runs)  # 0: there was no validation
+    # The highest points of all curves are in view; a best_validation of 0: there was no validation.
+    highest = [min(run.log["train_accuracy"].max(), run.best_validation or 1) for run in runs]
     axes[0].set(title="training (augmented images)", ylabel="accuracy (%)")
-    axes[1].set(title="validation", ylim=(max(0, lowest - 10), 100))
+    axes[1].set(title="validation", ylim=(max(0, 100 * min(highest) - 10), 100))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     save(figure, folder, "fig6_accuracy.png")
 

@@ -521,6 +521,8 @@ def save_epoch(folder, board, per_step, state, model, optimizers, is_best):
     data.write_csv(folder / "log.csv", state["log"])
     data.write_csv(folder / "steps.csv", state["steps"])
     if is_best:
+        for name in ("evaluation.json", "predictions.csv"):  # of an earlier best.pt
+            (folder / name).unlink(missing_ok=True)
         save_checkpoint(folder / "best.pt", state, model)
     save_checkpoint(folder / "last.pt", state, model, optimizers)
 
@@ -585,7 +587,8 @@ def parse_args(argv):
     add("--label-smoothing", type=fraction, help="amount of label smoothing")
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop; 0: none")
     add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
-    add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images")
+    add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images; "
+        "None: off")  # fmt: skip
     add("--dropout", type=fraction, help="dropout before the last layer of a ResNet")
     # With fewer than 7 channels, oneDNN 3.12 crashes on some CPUs; 8 is the next usual width.
     add("--width", type=number(int, 8, 4096), default=64, help="channels of a ResNet's first stage")
@@ -601,7 +604,8 @@ def parse_args(argv):
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
     add("--threads", type=number(int, 0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
-    add("--compile", action="store_true", help="compile the network; doubles the speed of a GPU")
+    add("--compile", action="store_true", help="compile the network, which needs a C++ "
+        "compiler; doubles the speed of a GPU")  # fmt: skip
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
         help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
 

@@ -89,6 +89,8 @@ def read_done(path):
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != HEADER:
             raise data.UserError(f"{path}: its first row is not {','.join(HEADER)}")
+        if not path.read_bytes().endswith(b"\n"):  # the next row would be added to it
+            raise data.UserError(f"{path}: its last row does not end with a new line")
         return {(row["change"], row["seed"]) for row in reader if row["study"] == STUDY}
 
 
@@ -231,6 +233,8 @@ def main():
 
     done = read_done(out)
     seeds = {name: args.seeds or SEEDS.get(name, 3) for name in CHANGES if args.only in name}
+    if not seeds:
+        raise data.UserError(f"--only {args.only}: no change has this in its name")
     jobs = [(name, seed) for name in seeds for seed in range(seeds[name])]
     jobs = [(name, seed) for name, seed in jobs if (name, str(seed)) not in done]
     jobs.sort(key=lambda job: job[1])  # the first seed of all changes first

@@ -198,7 +198,7 @@ def main():
     add("--ckpt", required=True, help="checkpoint of train.py")
     add("--out", help="file to write; None: the checkpoint's name with .onnx")
     add("--int8", action="store_true", help="write a quantised file, too")
-    add("--table", help="Markdown file for the speeds")
+    add("--table", help="Markdown file for the speeds; None: do not measure them")
     add("--repeats", type=data.number(int, 1, 1000), default=7, help="measurements of each speed")
     add("--threads", type=data.number(int, 0, 1024), default=0,
         help="CPU threads; 0: PyTorch's choice")  # fmt: skip
@@ -208,8 +208,10 @@ def main():
     out = Path(args.out or Path(args.ckpt).with_suffix(".onnx"))
     if out.resolve() == Path(args.ckpt).resolve():
         raise data.UserError(f"--out {out} is the checkpoint: choose another name")
-    if args.table and not Path(args.table).parent.is_dir():
-        raise data.UserError(f"--table: there is no folder {Path(args.table).parent}")
+    if out.suffix != ".onnx":
+        raise data.UserError(f"--out {out} must end in .onnx")
+    if args.table and not (args.table.endswith(".md") and Path(args.table).parent.is_dir()):
+        raise data.UserError(f"--table {args.table} must end in .md, in a folder that exists")
     evaluate.use_device("cpu", args.threads)
     threads = torch.get_num_threads()
     model, checkpoint = evaluate.load_model(args.ckpt)
@@ -263,7 +265,7 @@ def main():
             "ms at batch 1": f"{ms:.2f}",
             "images/s at batch 256": f"{rate:.0f}",
             "test accuracy": f"{100 * evaluate.accuracy(scores[name], labels):.2f} %",
-            "MB": f"{sizes[name] / 1e6:.1f}",
+            "MB of the file": f"{sizes[name] / 1e6:.1f}",
         }
         for name, (ms, rate) in speeds.items()
     ]

@@ -10,7 +10,6 @@ accuracy and SHA-256 in pretrained/README.md.
 import argparse
 import hashlib
 import io
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
 import evaluate
+from analyze import read_run
 from train import folder_name
 
 FILES = ("config.json", "log.csv", "steps.csv", "evaluation.json", "predictions.csv")
@@ -87,18 +87,22 @@ def main():
     missing = [file for file in FILES if not (run / file).is_file()]
     if missing:
         raise data.UserError(f"{run} has no {missing[0]}: train and evaluate first")
+    try:
+        evaluation = read_run(run).evaluation
+    except Exception as error:  # whatever a damaged file leads to
+        raise data.UserError(f"{run} cannot be published: {error!r}") from None
     if args.weights:
         _, checkpoint = evaluate.load_model(run / "best.pt")
-        if json.loads((run / "evaluation.json").read_bytes())["epoch"] != checkpoint["epoch"]:
+        if evaluation["epoch"] != checkpoint["epoch"]:
             raise data.UserError(f"{run}: evaluation.json is not of best.pt: evaluate it again")
+        content = round_weights(checkpoint)
+        accuracy = measure_accuracy(content, args.data_dir)
     results = out / "results" / name
     results.mkdir(parents=True, exist_ok=True)
     for file in FILES:
         data.write_file(results / file, (run / file).read_bytes())
     print(f"copied to {results}")
     if args.weights:
-        content = round_weights(checkpoint)
-        accuracy = measure_accuracy(content, args.data_dir)
         path = out / "pretrained" / f"{name}.pt"
         path.parent.mkdir(exist_ok=True)
         data.write_file(path, content)

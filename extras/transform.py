@@ -28,7 +28,7 @@ GROUP = 8
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], add_help=False)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--transform", choices=TRANSFORMS, required=True)
     args, others = parser.parse_known_args()
     transform, draw, parse = TRANSFORMS[args.transform], train.draw_epoch, train.parse_args

@@ -73,6 +73,16 @@ def test_unusable_csv_is_one_line(content, tmp_path):
     assert printed.startswith(f"ablation.py: {path}: ") and len(printed.splitlines()) == 1
 
 
+def test_rows_are_never_added_to_an_unfinished_line(tmp_path):
+    path = tmp_path / "ablation.csv"
+    path.write_text(
+        ",".join(ablation.HEADER) + "\nnet,report,0,0.8,1,2,A,1,float32", encoding="utf-8"
+    )
+    printed = call("extras/ablation.py", "--list", "--out", path, code=1)
+    assert "does not end with a new line" in printed
+    assert "no change" in call("extras/ablation.py", "--list", "--only", "Mixup", code=1)
+
+
 @pytest.mark.parametrize("row", ["net,report,0,85,1,A,1,float32", "net,,0,0.8,1,A,1,float32"])
 def test_values_that_cannot_be_are_one_line(tmp_path, row):
     with pytest.raises(data.UserError, match=r"ablation\.csv: ValueError"):

@@ -75,6 +75,8 @@ DAMAGES = {
     "garbage in JSON": ("evaluation.json", lambda _: bytes(range(256)), "codec can't decode"),
     "half a row": ("steps.csv", lambda b: b + b"99", "column"),
     "no row": ("log.csv", lambda b: b.splitlines()[0], "log.csv has no row"),
+    "no prediction": ("predictions.csv", lambda b: b.splitlines()[0], "predictions.csv has no row"),
+    "no step": ("steps.csv", lambda b: b.splitlines()[0], "steps.csv has no row"),
     "empty": ("log.csv", lambda _: b"", "ValueError"),
     "empty JSON": ("config.json", lambda _: b"", "JSONDecodeError"),
     "a word": ("log.csv", lambda b: b.replace(b"\n2,", b"\ntwo,"), "two"),
@@ -298,6 +300,15 @@ def test_table_of_a_run_with_a_bar_in_its_name(tmp_path):
     analyze.write_table([{"run": "a|b", "n": 1}], tmp_path / "table.md")
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text == "| run | n |\n| --- | --- |\n| a\\|b | 1 |\n"
+
+
+def test_run_resumed_elsewhere_names_both_machines(tmp_path):
+    here = {"device": "cpu", "device_name": "AMD EPYC (family 26, model 2)", "threads": 2}
+    copy_run(tmp_path / "a", "mlp", {"resumed": [here]})
+    copy_run(tmp_path / "b", "mlp", {"resumed": [here, here | {"threads": 4}]})
+    start = "AMD EPYC (family 26, model 2), 2 threads, bfloat16"
+    then = start.replace("2 threads", "4 threads")
+    assert [run.machine for run in analyze.find_runs([tmp_path])] == [start, f"{start} then {then}"]
 
 
 def test_minutes_and_latency_come_with_their_processor(tmp_path):

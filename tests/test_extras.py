@@ -81,6 +81,14 @@ def test_publish_refuses_a_run_that_was_not_tested(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_publish_refuses_a_damaged_run(mlp_run, tmp_path):
+    run = shutil.copytree(mlp_run, tmp_path / "mlp")
+    (run / "evaluation.json").write_bytes(b"")
+    message = call("extras/publish.py", "--run", run, "--out", tmp_path, code=1)
+    assert "cannot be published" in message and len(message.splitlines()) == 1
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("pretrained/*.pt")), ids=lambda path: path.stem)
 def test_pretrained_weights_are_those_of_the_published_predictions(path):
     model, _ = evaluate.load_model(path)
@@ -173,6 +181,10 @@ def test_export_never_overwrites_the_checkpoint(export, mlp_run, tmp_path):
     before = path.read_bytes()
     message = call("extras/export.py", "--ckpt", path, code=1)
     assert "is the checkpoint" in message and path.read_bytes() == before
+    other = shutil.copy(mlp_run / "best.pt", tmp_path / "last.pt")
+    for option in ("--out", "--table"):
+        message = call("extras/export.py", "--ckpt", mlp_run / "best.pt", option, other, code=1)
+        assert f"{option} {other} must end in" in message and other.read_bytes() == before
 
 
 def test_export_refuses_a_network_for_one_batch_size(export, tmp_path):

@@ -264,6 +264,14 @@ def test_full_disk_keeps_the_old_checkpoint(mlp_run, tmp_path):
     assert last.read_bytes() == before and not list(last.parent.glob("*.tmp"))
 
 
+def test_evaluation_does_not_outlive_its_best_epoch(mlp_run, tmp_path):
+    run = shutil.copytree(mlp_run, tmp_path / "mlp")
+    forget_the_last_epoch(run / "last.pt")
+    call(*MLP_RUN, "--runs", tmp_path, "--resume", "--no-test")
+    assert read_weights(run, "best.pt")["epoch"] == 2
+    assert not (run / "evaluation.json").exists() and not (run / "predictions.csv").exists()
+
+
 @pytest.mark.parametrize("damage", ["truncated", "weights only"])
 def test_resume_refuses_a_damaged_checkpoint(mlp_run, tmp_path, damage):
     run = shutil.copytree(mlp_run, tmp_path / "mlp")
