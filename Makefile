@@ -24,7 +24,7 @@ endif
 help:
 	@echo "make train        train MODEL, then test it       MODEL=mlp|resnet18|resnet34 EPOCHS SEED NAME ARGS"
 	@echo "make evaluate     evaluate a checkpoint           CKPT=runs/resnet18/best.pt (or MODEL, NAME) ARGS"
-	@echo "make figures      draw the figures and a table     ARGS"
+	@echo "make figures      draw the figures and a table    ARGS"
 	@echo "make bench        measure the machine's speed     ARGS"
 	@echo "make ablation     measure each change's effect    ARGS (hours; ARGS=--list shows the runs)"
 	@echo "make soak         kill 100 runs, resume, compare  ARGS (10 minutes)"

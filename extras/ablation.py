@@ -85,13 +85,13 @@ def read_done(path):
     is no file."""
     if not path.exists():
         return set()
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:  # and Excel's BOM
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != HEADER:
-            raise data.UserError(f"{path}: its first row is not {','.join(HEADER)}")
-        if not path.read_bytes().endswith(b"\n"):  # the next row would be added to it
-            raise data.UserError(f"{path}: its last row does not end with a new line")
-        return {(row["change"], row["seed"]) for row in reader if row["study"] == STUDY}
+    text = path.read_text(encoding="utf-8-sig", errors="replace")  # and Excel's BOM
+    reader = csv.DictReader(text.splitlines())
+    if tuple(reader.fieldnames or ()) != HEADER:
+        raise data.UserError(f"{path}: its first row is not {','.join(HEADER)}")
+    if not text.endswith("\n"):  # the next row would be added to it
+        raise data.UserError(f"{path}: its last row does not end with a new line")
+    return {(row["change"], row["seed"]) for row in reader if row["study"] == STUDY}
 
 
 def half_interval(groups, group):

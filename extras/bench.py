@@ -200,7 +200,8 @@ def three_digits(value):
 
 def tabulate(rates):
     """Return the rows of the table, one dictionary for each case."""
-    first, rows = {}, []  # first: the median of the first case of a kind
+    first = {}  # the median of the first case of each kind
+    rows = []
     for (what, how), values in rates.items():
         unit, scale = ("GFLOP/s", 1e9) if what == PRODUCT else ("images/s", 1)
         unit = "kernels/s" if what.startswith("Muon") else unit
@@ -218,8 +219,8 @@ def tabulate(rates):
         }
         if what.startswith("train"):
             precision = "bfloat16" if "bfloat16" in how else "float32"
-            most = statistics.median(rates[PRODUCT, precision])
-            share = median * count_flops(what.split()[1]) / most
+            product = statistics.median(rates[PRODUCT, precision])
+            share = median * count_flops(what.split()[1]) / product
             row["of the matrix product"] = f"{100 * share:.1f} %"
         rows.append(row)
     return rows
