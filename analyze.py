@@ -76,10 +76,12 @@ def read_run(folder):
     # A run may have been resumed on another machine.
     environments = [config, *config.get("resumed", [])]
     machines = dict.fromkeys(describe_machine(config | env) for env in environments)
+    parent = folder.resolve().parent
+    own = parent != RESULTS
     return SimpleNamespace(
         folder=folder,
-        name=folder.name,
-        own=folder.resolve().parent != RESULTS,  # the user's own run, not a published one
+        own=own,  # the user's own run, not a published one
+        name=f"{parent.name}/{folder.name}" if own else folder.name,  # "runs/mlp" or "mlp"
         config=config,  # options and environment
         model=config["model"],
         recipe=config["recipe"],
@@ -118,33 +120,30 @@ def describe_machine(facts):
 
 
 def find_runs(folders):
-    """Read the runs in some folders, sorted by network. If two share a name, the first is used,
-    unless only the second was tested."""
-    runs = {}
+    """Read the runs in some folders, sorted by network and name."""
+    runs = []
     for folder in folders:
         for config in sorted(Path(folder).glob("*/config.json")):
             path = config.parent
             try:
-                run = read_run(path)
-                if run.name not in runs or (run.evaluation and not runs[run.name].evaluation):
-                    runs[run.name] = run
+                runs.append(read_run(path))
             except Exception as error:  # whatever a damaged file leads to
                 print(f"left out: {path}: {type(error).__name__}: {error}")
-    order = [*MODELS, *sorted(run.model for run in runs.values())]
-    return sorted(runs.values(), key=lambda run: (order.index(run.model), run.name))
+    order = [*MODELS, *sorted(run.model for run in runs)]
+    return sorted(runs, key=lambda run: (order.index(run.model), run.name))
 
 
 def find_seeds(run, runs):
-    """Return this run and those with the same settings but another seed, maybe on another model of
-    processor: all the user's own or all published."""
-    same = [r for r in runs if r.settings == run.settings and r.own == run.own]
-    return [r for r in same if r is run or r.seed != run.seed]
+    """Return this run and those that differ from it at most in the seed and the model of processor:
+    all the user's own or all published."""
+    return [r for r in runs if r.settings == run.settings and r.own == run.own]
 
 
 def list_accuracies(run, runs):
-    """Return the test accuracies in percent of a run's seeds; one of each, if a seed ran twice."""
-    seeds = {r.seed: 100 * r.accuracy for r in find_seeds(run, runs) if r.evaluation}
-    return [*seeds.values()]
+    """Return the test accuracies in percent of a run's seeds, one of each: its own, if a seed ran
+    twice."""
+    tested = [r for r in (*find_seeds(run, runs), run) if r.evaluation]
+    return [*{r.seed: 100 * r.accuracy for r in tested}.values()]
 
 
 def pick_runs(runs):
@@ -155,7 +154,7 @@ def pick_runs(runs):
     """
 
     def preference(run):
-        return bool(run.evaluation), run.own, run.name == run.model, run.best_validation
+        return bool(run.evaluation), run.own, run.folder.name == run.model, run.best_validation
 
     groups = {}
     for run in runs:
@@ -517,9 +516,7 @@ def main():
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--runs", nargs="+", default=["runs", "results"],
-        help="folders of runs; of two runs with one name, the first counts, "
-        "unless only the second was tested")  # fmt: skip
+    add("--runs", nargs="+", default=["runs", "results"], help="folders of runs")
     add("--out", default="figures", help="folder of the figures and the table")
     add("--run", help="run whose errors are drawn; None: your run with the best validation "
         "accuracy, else the best published one")  # fmt: skip
@@ -528,7 +525,7 @@ def main():
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
     args = parser.parse_args()
     runs = find_runs(args.runs)
-    wanted = [run for run in runs if args.run is None or run.name == args.run]
+    wanted = [run for run in runs if args.run is None or run.folder.name == args.run]
     with_predictions = [run for run in wanted if run.predictions is not None]
     if args.run is not None and not with_predictions:
         raise data.UserError(f"--run {args.run}: no run of that name has a predictions.csv")

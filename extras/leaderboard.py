@@ -86,9 +86,7 @@ def main():
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--runs", nargs="+", default=["runs", "results"],
-        help="folders of runs; of two runs with one name, the first counts, "
-        "unless only the second was tested")  # fmt: skip
+    add("--runs", nargs="+", default=["runs", "results"], help="folders of runs")
     add("--out", default="figures", help="folder of the tables")
     args = parser.parse_args()
     runs = find_runs(args.runs)

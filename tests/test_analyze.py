@@ -94,7 +94,7 @@ def test_unreadable_run_is_left_out_with_one_line(damage, tmp_path, capsys):
     copy_run(tmp_path / "good")
     path = copy_run(tmp_path / "bad") / name
     path.write_bytes(change(path.read_bytes()))
-    runs = [run.name for run in analyze.find_runs([tmp_path])]
+    runs = [run.folder.name for run in analyze.find_runs([tmp_path])]
     lines = capsys.readouterr().out.splitlines()
     if reason is None:
         assert (runs, lines) == (["bad", "good"], [])
@@ -137,12 +137,13 @@ def test_unfinished_and_untested_run(tmp_path):
     assert "| 85.1 % | – | 0.0 | – |" in (folder / "models.md").read_text(encoding="utf-8")
 
 
-def test_first_folder_wins(tmp_path):
-    copy_run(tmp_path / "mlp-report", config={"seed": 7})
-    folders = [tmp_path, ROOT / "results"]
-    for order in (folders, folders[::-1]):
-        (run,) = (run for run in analyze.find_runs(order) if run.name == "mlp-report")
-        assert run.own == (run.seed == 7) == (order[0] == tmp_path)
+def test_an_own_run_does_not_hide_the_published_one_of_its_name(tmp_path):
+    for folder in ("runs", "runs2"):
+        copy_run(tmp_path / folder / "mlp")
+    folders = [tmp_path / "runs", tmp_path / "runs2", ROOT / "results"]
+    runs = {run.name: run.own for run in analyze.find_runs(folders)}
+    assert len(runs) == 2 + len(analyze.find_runs([ROOT / "results"]))
+    assert runs.items() >= {"runs/mlp": True, "runs2/mlp": True, "mlp": False}.items()
 
 
 def test_readmes_show_the_table_of_the_published_runs(tmp_path):
@@ -182,12 +183,12 @@ def test_seeds_of_one_recipe_are_averaged(tmp_path):
     ):
         copy_run(tmp_path / name, "mlp", config, {"accuracy": accuracy})
     runs = analyze.find_runs([tmp_path])
-    groups = [[r.name for r in analyze.find_seeds(run, runs)] for run in runs]
+    groups = [[r.folder.name for r in analyze.find_seeds(run, runs)] for run in runs]
     assert groups == [["b", "mlp"], ["c"], ["d"], ["e"], ["b", "mlp"]]
     # The published seeds 1 and 2 have the same settings.
     both = analyze.find_runs([tmp_path, ROOT / "results"])
     own = [run for run in both if run.own]
-    assert [[r.name for r in analyze.find_seeds(run, both)] for run in own] == groups
+    assert [[r.folder.name for r in analyze.find_seeds(run, both)] for run in own] == groups
     analyze.tabulate_models(runs, tmp_path)
     row = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[2]
     assert "| 85.1 % | 80.50 % (80.00–81.00, 2 seeds) |" in row
@@ -204,7 +205,8 @@ def test_seeds_of_other_processors_give_accuracy_but_no_minutes(tmp_path):
     row = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[2]
     assert "| 80.50 % (80.00–81.00, 2 seeds) | 0.9 |" in row
     ((minutes, accuracy, run),) = analyze.points_over_minutes(runs)
-    assert (minutes, accuracy, run.name) == (100, pytest.approx(80.5), "b")  # the first by name
+    assert (minutes, accuracy) == (100, pytest.approx(80.5))
+    assert run.folder.name == "b"  # the first by name
 
 
 def test_the_report_has_no_other_width(tmp_path):
@@ -219,9 +221,9 @@ def test_curves_show_one_run_of_each_network_and_recipe(tmp_path):
     names = ["mlp", "resnet18", "resnet34"]
     names += [f"{name}-report" for name in names]
     assert [run.name for run in analyze.pick_runs(runs)] == names
-    copy_run(tmp_path / "mine", "mlp-seed2")  # worse than the published one, but one's own
-    runs = analyze.find_runs([tmp_path, ROOT / "results"])
-    assert [run.name for run in analyze.pick_runs(runs)] == ["mine", *names[1:]]
+    copy_run(tmp_path / "runs/mine", "mlp-seed2")  # worse than the published one, but one's own
+    runs = analyze.find_runs([tmp_path / "runs", ROOT / "results"])
+    assert [run.name for run in analyze.pick_runs(runs)] == ["runs/mine", *names[1:]]
 
 
 def test_losses_with_and_without_smoothing_have_panels_of_their_own(tmp_path):
@@ -242,7 +244,7 @@ def test_points_over_minutes(tmp_path):
         copy_run(tmp_path / f"run{i}", config=config, evaluation={"accuracy": 0.5 + i / 100})
     copy_run(tmp_path / "seed", config=config | {"seed": 8}, evaluation={"accuracy": 0.63})
     points = analyze.points_over_minutes(analyze.find_runs([tmp_path, ROOT / "results"]))
-    assert [run.name for *_, run in points] == [f"run{i}" for i in range(2, 12)]
+    assert [run.folder.name for *_, run in points] == [f"run{i}" for i in range(2, 12)]
     assert points[-1][1] == pytest.approx(62)  # the mean of 61 and 63 %
     analyze.plot_accuracy_over_minutes(points, analyze.open_folder(tmp_path))
     check_figures(tmp_path, ["accuracy_over_minutes.png"])
