@@ -43,7 +43,7 @@ NETWORK_COLOURS = dict(zip(MODELS, ("#b5651d", "#16407f", "#7cc4d8", "#7a2f5d", 
                            strict=False))  # fmt: skip
 BIN_EDGES = np.linspace(0, 1, 16)  # of the probabilities, for the calibration
 # Entries of config.json in which runs with the same settings may differ.
-NOT_SETTINGS = ("seed", "git", "python", "torch", "resumed", "device_name")
+NOT_SETTINGS = ("seed", "git", "python", "torch", "resumed", "device_name", "threads")
 
 
 # ---- Reading runs
@@ -134,8 +134,8 @@ def find_runs(folders):
 
 
 def find_seeds(run, runs):
-    """Return this run and those that differ from it at most in the seed and the model of processor:
-    all the user's own or all published."""
+    """Return this run and those that differ from it at most in seed, processor and threads: all the
+    user's own or all published."""
     return [r for r in runs if r.settings == run.settings and r.own == run.own]
 
 

@@ -51,7 +51,7 @@ def load(data_dir, train):
     """
     try:
         dataset = FashionMNIST(data_dir, train, download=True)  # only what is missing
-        digest = hashlib.md5(dataset.data.numpy())
+        digest = hashlib.md5(dataset.data.numpy(), usedforsecurity=False)
         digest.update(dataset.targets.byte().numpy())
         if digest.hexdigest() != MD5[train]:
             raise ValueError("wrong MD5")

@@ -247,13 +247,15 @@ def use_device(name="auto", threads=0):
     if threads:
         torch.set_num_threads(threads)
     if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        name = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).tolist()  # fails if the device does not work
+        torch.ones(1, device=device).tolist()  # fails if the device does not work
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise data.UserError(f"device {name!r} cannot be used here: {reason}") from None
+    if device.type == "cuda":  # what is timed, and asked for bfloat16, is the current GPU
+        torch.cuda.set_device(device.index or 0)
     return device
 
 
@@ -261,6 +263,7 @@ def describe_device(device):
     """Return the name of the processor: "NVIDIA H100", "AMD EPYC (family 26, model 2)".
 
     Virtual machines give processors of very different speed one name; family and model differ.
+    Without them, on a Mac or on Windows, it is what Python knows, such as "arm".
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -278,8 +281,8 @@ def has_native_bfloat16(device):
     """Return whether the device multiplies bfloat16 matrices in hardware, not by emulation."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":  # a PyTorch without get_capabilities cannot tell
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
     return False
 

@@ -159,7 +159,7 @@ def draw_epoch(train_set, epoch, args):
     n, device = len(images), images.device
     torch.manual_seed(10_000 * args.seed + epoch)  # there are at most 10,000 epochs
     batches = torch.randperm(n).to(device).split(args.batch_size)  # indices of images
-    if len(batches) > 1 and len(batches[-1]) < args.batch_size // 4:
+    if len(batches) > 1 and 4 * len(batches[-1]) < args.batch_size:
         batches = batches[:-1]
     offsets = torch.randint(0, 2 * args.padding + 1, (n, 2)).to(device)
     flips = (torch.rand(n) < args.flip).to(device)
@@ -421,14 +421,14 @@ def join_processes(device, args):
     if WORLD > 1:
         if args.batch_size < 4 * WORLD:  # the last batch may have only a quarter
             raise data.UserError(f"{WORLD} processes are too many for batches of {args.batch_size}")
-        if device.type == "cuda":
-            device = evaluate.use_device(f"cuda:{os.environ['LOCAL_RANK']}")
-            torch.cuda.set_device(device)
+        # Each has a GPU of its own, or they share the CPU: gloo works on no other device.
+        cuda = device.type == "cuda"
+        device = evaluate.use_device(f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu")
         # After a restart by torchrun, its store still has the addresses of the dead processes: in
         # PyTorch 2.14, half of all restarts fail without a prefix of their own.
         store, *_ = next(dist.rendezvous("env://"))
         store = dist.PrefixStore(restarts, store)
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = "nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=RANK, world_size=WORLD)
     return device
 
@@ -492,7 +492,8 @@ def resume(path, model, optimizers, options, env):
         raise data.UserError(
             f"{path} does not fit {options['model']} any more: {data.last_line(error)}"
         ) from None
-    state["config"].setdefault("resumed", []).append(env)
+    if state["epoch"] < options["epochs"]:  # otherwise it is only tested again
+        state["config"].setdefault("resumed", []).append(env)
     return state
 
 
@@ -521,8 +522,8 @@ def save_epoch(folder, board, per_step, state, model, optimizers, is_best):
     data.write_csv(folder / "log.csv", state["log"])
     data.write_csv(folder / "steps.csv", state["steps"])
     if is_best:
-        for name in ("evaluation.json", "predictions.csv"):  # of an earlier best.pt
-            (folder / name).unlink(missing_ok=True)
+        for file in (*folder.glob("*evaluation.json"), *folder.glob("*predictions.csv")):
+            file.unlink()  # of an earlier best.pt or last.pt
         save_checkpoint(folder / "best.pt", state, model)
     save_checkpoint(folder / "last.pt", state, model, optimizers)
 
@@ -558,7 +559,7 @@ def environment(model, device):
 
 
 def folder_name(text):
-    """An argparse type: a name that suits a folder on every system."""
+    """An argparse type: a folder's name, without characters that a system forbids."""
     if not re.fullmatch(r"[^\W_][\w.+=-]*", text):  # matplotlib hides labels that begin with _
         raise argparse.ArgumentTypeError(f"{text!r}: use letters and digits, then also _ . + = -")
     return text
@@ -605,7 +606,7 @@ def parse_args(argv):
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
     add("--threads", type=number(int, 0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
     add("--compile", action="store_true", help="compile the network, which needs a C++ "
-        "compiler; doubles the speed of a GPU")  # fmt: skip
+        "compiler and, on a GPU, Linux; doubles the speed of a GPU")  # fmt: skip
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
         help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
 

@@ -9,7 +9,7 @@ on the validation images only, and one row of ablation.csv. A run that the CSV a
 repeated, one that was interrupted is resumed. At the end a table and a figure are drawn from
 ablation.csv; `--draw` does nothing else.
 
-The ResNet18 has 16 channels instead of 64 (0.7 M parameters), so a run takes minutes on one thread.
+The ResNet18 has 16 channels instead of 64 (0.7 M parameters): minutes on a CPU thread.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def run(change, seed, args):
     script = "extras/transform.py" if "--transform" in options else "train.py"
     command = [sys.executable, ROOT / script, *BASE.split(), *options, "--seed", str(seed)]
     command += ["--resume", "--no-test", "--runs", args.runs, "--name", name]
-    command += ["--threads", str(args.threads), "--data-dir", args.data_dir]
+    command += ["--device", "cpu", "--threads", str(args.threads), "--data-dir", args.data_dir]
     with open(Path(args.runs) / f"{name}.txt", "w", encoding="utf-8") as output:
         if subprocess.run(command, stdout=output, stderr=output, check=False).returncode:
             print(f"{name} failed; see {output.name}", file=sys.stderr, flush=True)

@@ -33,7 +33,8 @@ def command(run, args):
     """Return the command that starts or resumes the training in the folder ``run``."""
     return [
         sys.executable, TRAIN, "--model", "mlp", "--recipe", "report", "--no-test", "--resume",
-        "--epochs", str(args.epochs), "--threads", "1", "--data-dir", args.data_dir,
+        "--epochs", str(args.epochs), "--device", "cpu", "--threads", "1",
+        "--data-dir", args.data_dir,
         "--runs", run.parent, "--name", run.name,
     ]  # fmt: skip
 

@@ -138,6 +138,8 @@ def test_renamed_run_can_be_resumed(mlp_run, tmp_path):
     shutil.copytree(mlp_run, tmp_path / "renamed")
     said = call(*MLP_RUN, "--runs", tmp_path, "--name", "renamed", "--resume")
     assert "resuming after epoch 2" in said and "test accuracy" in said
+    config = json.loads((tmp_path / "renamed/config.json").read_text(encoding="utf-8"))
+    assert "resumed" not in config  # nothing was trained here
 
 
 def test_resume_refuses_other_options(mlp_run):
@@ -173,10 +175,10 @@ def test_train_on_all_leaves_nothing_to_validate_on(tmp_path):
     assert "validation images" in call("evaluate.py", "--ckpt", best, "--split", "val", code=1)
 
 
-PLAIN = ("train.py", "--model", "mlp", "--recipe", "report", "--epochs", 6)
+PLAIN = ("train.py", "--model", "mlp", "--recipe", "report", "--epochs", 6, "--device", "cpu")
 # With the ResNets' recipe; 48 steps, so that the rows of steps.csv are uneven.
 NARROW = ("tests/small.py", "--model", "small", "--width", 8, "--epochs", 2, "--batch-size", 1000,
-          "--mixup", 0.5, "--dropout", 0.3)  # fmt: skip
+          "--mixup", 0.5, "--dropout", 0.3, "--device", "cpu")  # fmt: skip
 
 
 @pytest.mark.parametrize(("options", "kills"), [(PLAIN, 4), (NARROW, 1)], ids=["mlp", "resnet"])
@@ -267,9 +269,11 @@ def test_full_disk_keeps_the_old_checkpoint(mlp_run, tmp_path):
 def test_evaluation_does_not_outlive_its_best_epoch(mlp_run, tmp_path):
     run = shutil.copytree(mlp_run, tmp_path / "mlp")
     forget_the_last_epoch(run / "last.pt")
+    shutil.copy(run / "evaluation.json", run / "val-evaluation.json")
     call(*MLP_RUN, "--runs", tmp_path, "--resume", "--no-test")
-    assert read_weights(run, "best.pt")["epoch"] == 2
-    assert not (run / "evaluation.json").exists() and not (run / "predictions.csv").exists()
+    best = read_weights(run, "best.pt")
+    assert best["epoch"] == 2 and len(best["config"]["resumed"]) == 1
+    assert not list(run.glob("*evaluation.json")) and not list(run.glob("*predictions.csv"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "weights only"])
