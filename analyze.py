@@ -350,8 +350,10 @@ def plot_accuracy_over_minutes(points, folder):
         axis.plot([], [], marker, color="grey", label=machine)  # for the legend
     for minutes, accuracy, run in points:
         axis.plot(minutes, accuracy, markers[run.machine], ms=7, color=run.colour)
-        axis.annotate(run.name, (minutes, accuracy), (-1, -4), textcoords="offset points",
-                      rotation=45, ha="right", va="top", fontsize=9)  # fmt: skip
+        # The names of the user's own runs stand above their points, the others below.
+        y, rotation, va = (4, -45, "bottom") if run.own else (-4, 45, "top")
+        axis.annotate(run.name, (minutes, accuracy), (-1, y), textcoords="offset points",
+                      rotation=rotation, ha="right", va=va, fontsize=9)  # fmt: skip
     colours = {run.model: run.colour for _, _, run in points}
     for model, accuracy in REPORT_ACCURACY.items():
         if model in colours:
