@@ -184,7 +184,7 @@ def save(figure, folder, name):
 
 def show(axis, image, title="", low=0, high=255):
     """Show a grey image without ticks; low is black, high is white."""
-    axis.imshow(image, cmap="gray", vmin=low, vmax=high)
+    axis.imshow(np.asarray(image), cmap="gray", vmin=low, vmax=high)
     axis.set_title(title, fontsize=9)
     axis.set(xticks=[], yticks=[])
 

@@ -1,4 +1,5 @@
 import csv
+import json
 import sys
 
 import numpy as np
@@ -92,29 +93,47 @@ def test_values_that_cannot_be_are_one_line(tmp_path, row):
 def test_ablation_adds_one_row_per_run_and_repeats_none(tmp_path, monkeypatch, capsys):
     quick = "--model mlp --recipe report --epochs 1"
     monkeypatch.setattr(ablation, "BASE", quick)
-    changes = {"default": "", "padding 1": "--padding 1", "erased": "--transform erasing"}
+    changes = {"default": "", "erased": "--transform erasing"}
     monkeypatch.setattr(ablation, "CHANGES", changes)
     monkeypatch.chdir(tmp_path)
-    words = ["ablation.py", "--seeds", "1", "--data-dir", DATA]
+    out = tmp_path / "runs/ablation.csv"
+    out.parent.mkdir()
+    # A run of another study does not count.
+    old = [",".join(ablation.HEADER), "net,default,0,0.8,1,2,A,1,float32"]
+    out.write_text("\n".join(old) + "\n", encoding="utf-8")
+    words = ["ablation.py", "--seeds", "2", "--data-dir", DATA]
     monkeypatch.setattr(sys, "argv", words)
     ablation.main()
-    assert "3 are to be done" in capsys.readouterr().out
-    out = tmp_path / "runs/ablation.csv"
-    rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
-    assert [row["change"] for row in rows] == list(changes)
+    assert "4 are to be done" in capsys.readouterr().out
+    _, *rows = csv.DictReader(out.read_text(encoding="utf-8").splitlines())
+    runs = [(row["change"], row["seed"]) for row in rows]
+    assert runs == [(change, seed) for seed in "01" for change in changes]
     accuracies = [float(row["val_accuracy"]) for row in rows]
-    assert len(set(accuracies)) == 3 and min(accuracies) > 0.6
+    assert len(set(accuracies)) == 4 and min(accuracies) > 0.6
     for row in rows:
-        assert (row["study"], row["seed"], row["epochs"]) == ("equal-time", "0", "1")
-        folder = tmp_path / "runs/ablation" / f"{row['change'].replace(' ', '-')}-0"
+        assert (row["study"], row["epochs"]) == ("equal-time", "1")
+        folder = tmp_path / "runs/ablation" / f"{row['change']}-{row['seed']}"
         log = csv.DictReader((folder / "log.csv").read_text(encoding="utf-8").splitlines())
         assert float(row["val_accuracy"]) == pytest.approx(float(next(log)["val_accuracy"]))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        transform = "erasing" if row["change"] == "erased" else None
+        assert (str(config["seed"]), config.get("transform")) == (row["seed"], transform)
     assert (tmp_path / "figures/ablation_equal-time.png").exists()
     first = out.read_bytes()
     monkeypatch.setattr(sys, "argv", [*words, "--runs", str(tmp_path / "again")])
     ablation.main()
     assert "0 are to be done" in capsys.readouterr().out and out.read_bytes() == first
     assert not list((tmp_path / "again").glob("*"))
+
+
+def test_failed_run_is_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablation, "CHANGES", {"wrong": "--lr x"})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--seeds", "1"])
+    with pytest.raises(data.UserError, match="1 runs failed"):
+        ablation.main()
+    assert "wrong 0 failed" in capsys.readouterr().err.replace("-", " ")
+    assert not (tmp_path / "runs/ablation.csv").exists()
 
 
 def test_each_change_of_the_ablation_differs_from_the_default():

@@ -3,10 +3,13 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from conftest import DATA, ROOT, call
 
 import analyze
@@ -176,7 +179,7 @@ def test_best_validation_and_minutes(tmp_path):
 def test_seeds_of_one_recipe_are_averaged(tmp_path):
     for name, config, accuracy in (
         ("mlp", {}, 0.81),
-        ("b", {"seed": 5, "git": "other"}, 0.8),
+        ("b", {"seed": 5, "git": "other", "threads": 1, "resumed": []}, 0.8),
         ("c", {"lr": 0.5}, 0.7),
         ("d", {"seed": 2, "precision": "float32"}, 0.6),
         ("e", {"seed": 3, "an option to come": 1}, 0.6),
@@ -199,11 +202,13 @@ def test_seeds_of_other_processors_give_accuracy_but_no_minutes(tmp_path):
     other = copy_run(tmp_path / "b", "mlp", {"seed": 5, "device_name": "a"}, {"accuracy": 0.8})
     path = other / "log.csv"
     path.write_text("epoch,train_accuracy,val_accuracy,seconds\n1,0.9,0.7,6000\n", encoding="utf-8")
-    copy_run(tmp_path / "c", "mlp", evaluation={"accuracy": 0.9})  # seed 0 a second time
+    for name in ("c", "z"):  # seed 0 a second and a third time
+        copy_run(tmp_path / name, "mlp", evaluation={"accuracy": 0.9})
     runs = analyze.find_runs([tmp_path])
     analyze.tabulate_models(runs, tmp_path)
     row = (tmp_path / "models.md").read_text(encoding="utf-8").splitlines()[2]
     assert "| 80.50 % (80.00–81.00, 2 seeds) | 0.9 |" in row
+    runs = [run for run in runs if run.folder.name != "z"]
     ((minutes, accuracy, run),) = analyze.points_over_minutes(runs)
     assert (minutes, accuracy) == (100, pytest.approx(80.5))
     assert run.folder.name == "b"  # the first by name
@@ -263,12 +268,90 @@ def test_a_recipe_whose_first_seed_ran_elsewhere_has_a_point(tmp_path, monkeypat
     assert (accuracy, run.name) == (pytest.approx(80), "mlp-seed1")
 
 
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """The figures by name, as they are when they are saved."""
+    figures = {}
+    monkeypatch.setattr(analyze, "save", lambda figure, _, name: figures.update({name: figure}))
+    analyze.open_folder(tmp_path)
+    yield figures
+    plt.close("all")
+
+
+def test_samples_are_of_the_class_of_their_row(drawn, real, tmp_path):
+    images, labels = real
+    analyze.plot_samples(images, labels, tmp_path)
+    axes = np.reshape(drawn["fig1_samples.png"].axes, (10, 8))
+    for i, row in enumerate(axes):
+        assert row[0].get_ylabel() == f"{i} {data.CLASSES[i]}"
+        for axis, image in zip(row, images[labels == i][:8], strict=True):
+            assert np.array_equal(axis.images[0].get_array(), image)
+
+
+def test_curves_and_points_are_those_of_the_logs(drawn, tmp_path):
+    runs = analyze.find_runs([ROOT / "results"])
+    (run,) = (run for run in runs if run.name == "mlp-report")
+    analyze.plot_accuracy([run], tmp_path)
+    for axis, column in zip(drawn["fig6_accuracy.png"].axes, ("train", "val"), strict=True):
+        assert np.array_equal(axis.lines[0].get_xdata(), run.log["epoch"])
+        assert np.array_equal(axis.lines[0].get_ydata(), 100 * run.log[f"{column}_accuracy"])
+        assert column in axis.get_title()
+    analyze.plot_loss([run], tmp_path)
+    every, smooth = drawn["fig5_loss.png"].axes[0].lines
+    loss = run.steps["train_loss"]
+    for line in (every, smooth):
+        assert np.array_equal(line.get_xdata(), run.steps["step"])
+    assert np.array_equal(every.get_ydata(), loss)
+    tenth = loss[-(1 + (len(loss) - 1) // 10) :]
+    assert smooth.get_ydata()[[0, -1]] == pytest.approx([loss[0], tenth.mean()])
+    points = analyze.points_over_minutes(runs)
+    analyze.plot_accuracy_over_minutes(points, tmp_path)
+    lines = [line.get_xydata() for line in drawn["accuracy_over_minutes.png"].axes[0].lines]
+    shown = [tuple(xy[0]) for xy in lines if len(xy) == 1]
+    assert shown == [(minutes, accuracy) for minutes, accuracy, _ in points]
+
+
+def test_errors_are_shown_as_predicted(drawn, tmp_path):
+    rows = [(0, 6, 0, 0.8), (1, 6, 0, 0.9), (2, 6, 2, 0.7), (3, 2, 4, 0.6), (4, 5, 5, 0.95)]
+    predictions = np.array(rows, [("index", int), *PREDICTIONS])
+    run = SimpleNamespace(name="net", predictions=predictions)
+    analyze.plot_errors(run, tmp_path)
+    axis = drawn["fig7_errors.png"].axes[0]
+    bars = np.reshape(axis.patches, (10, 10))  # one row per predicted class
+    found = {(i, j): bars[j, i].get_height() for i in range(10) for j in range(10)}
+    assert {where: n for where, n in found.items() if n} == {(6, 0): 2, (6, 2): 1, (2, 4): 1}
+    assert (bars[0, 6].get_y(), bars[2, 6].get_y(), bars[4, 2].get_y()) == (0, 2, 0)
+    assert (axis.get_xlabel(), axis.get_title()[:4]) == ("true class", "net:")
+    analyze.plot_confusion(run, tmp_path)
+    axis = drawn["confusion.png"].axes[0]
+    confusion = axis.images[0].get_array()
+    assert (confusion[6, 0], confusion[2, 4], confusion[5, 5], confusion.sum()) == (2, 1, 1, 5)
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
+    assert axis.get_title().endswith("accuracy 20.00 %")
+    images = torch.arange(5)[:, None, None].expand(5, 28, 28)
+    analyze.plot_wrong(run, images, predictions[:4], tmp_path, "wrong.png")
+    axes = drawn["wrong.png"].axes
+    titles = [axis.get_title() for axis in axes[:5]]
+    assert titles[:2] == ["Shirt?\nT-shirt 90 %", "Shirt?\nT-shirt 80 %"]
+    assert titles[2:] == ["Shirt?\nPullover 70 %", "Pullover?\nCoat 60 %", ""]
+    assert [axis.images[0].get_array()[0, 0] for axis in axes[:4]] == [1, 0, 2, 3]
+    analyze.plot_reliability(run, tmp_path)
+    line = drawn["reliability.png"].axes[0].lines[1]
+    assert line.get_ydata() == pytest.approx([0, 0, 0, 0, 1])
+    assert line.get_xdata() == pytest.approx([0.6, 0.7, 0.8, 0.9, 0.95])
+
+
 def test_calibration_error_by_hand():
     rows = [(0, 0, 0.9), (0, 1, 0.9), (1, 1, 0.65), (1, 1, 0.65)]
     error, mean, accuracy = analyze.calibration(np.array(rows, PREDICTIONS))
     assert mean == pytest.approx([0.65, 0.9])
     assert accuracy == pytest.approx([1, 0.5])
     assert error == pytest.approx((0.35 + 0.4) / 2)
+
+
+def test_upper_edge_of_a_bin_belongs_to_it():
+    error, _, _ = analyze.calibration(np.array([(0, 0, 0.4), (1, 2, 0.45)], PREDICTIONS))
+    assert error == pytest.approx((0.6 + 0.45) / 2)
 
 
 def test_calibration_of_a_network_that_is_always_right_or_always_wrong():

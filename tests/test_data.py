@@ -82,6 +82,25 @@ def test_draws_are_uniform_and_seeded():
     assert not torch.equal(offsets, draw(81_000, 4, 0.5, seed=1)[0])
 
 
+def draw_orders(n, batch_size, seed=0, epoch=0):
+    """The labels of the batches of an epoch, where image i has label i."""
+    args = SimpleNamespace(padding=1, flip=0.5, seed=seed, batch_size=batch_size)
+    images = torch.zeros(n, 28, 28, dtype=torch.uint8)
+    return [y.tolist() for _, y in train.draw_epoch((images, torch.arange(n)), epoch, args)]
+
+
+def test_each_seed_and_epoch_has_its_own_order():
+    orders = [draw_orders(60, 60, *which)[0] for which in ((0, 0), (0, 1), (1, 0))]
+    assert all(sorted(order) == list(range(60)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert draw_orders(60, 60, 0, 1)[0] == orders[1]
+
+
+def test_last_batch_below_a_quarter_is_dropped():
+    for n, sizes in ((424, [100] * 4), (425, [100] * 4 + [25]), (24, [24])):
+        assert [len(batch) for batch in draw_orders(n, 100)] == sizes
+
+
 def test_flips_and_crops_can_be_turned_off(real):
     images = real[0][:100]
     _, flips = draw(100, 0, 0.5)
@@ -134,7 +153,9 @@ def test_damaged_file_is_refused(copy, damage):
 
 def test_damaged_test_set_is_found_before_the_training(copy):
     path = copy / "FashionMNIST/raw/t10k-labels-idx1-ubyte"
-    path.write_bytes(path.read_bytes()[:-1])
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
     options = ("--model", "mlp", "--data-dir", copy, "--runs", copy)
     message = call("train.py", *options, code=1)
     assert "not complete" in message and len(message.splitlines()) == 1
@@ -160,3 +181,5 @@ def test_users_mistakes_are_one_line_and_programming_errors_a_traceback(capsys):
     for error in (ValueError("too many values to unpack"), RuntimeError("out of memory")):
         with pytest.raises(type(error)):
             data.run_script(lambda error=error: mistake(error))
+    assert data.last_line(ValueError("a cause:\n its reason\n")) == "its reason"
+    assert data.last_line(ValueError()) == "ValueError()"

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import DATA, ROOT
 from small import models  # with one more network
 
@@ -76,7 +77,8 @@ def test_two_processes_make_the_same_steps_as_one(tmp_path):
 
 def test_batch_norm_takes_each_process_its_own_share(tmp_path):
     narrow = ("--model", "small", "--width", 8, "--epochs", 1, "--batch-size", 16_000,
-              "--dropout", 0, "--padding", 0, "--flip", 0, "--name", "net")  # fmt: skip
+              "--dropout", 0, "--padding", 0, "--flip", 0, "--label-smoothing", 0.1,
+              "--name", "net")  # fmt: skip
     finish(launch(tmp_path, 2, *narrow))
     images, labels = data.load(DATA, train=True)
     index, _ = data.split_indices()
@@ -87,13 +89,14 @@ def test_batch_norm_takes_each_process_its_own_share(tmp_path):
     for rank in range(2):
         mine = index[order[:16_000][rank::2]]
         x = data.preprocess(images[mine])
-        losses.append(torch.nn.functional.cross_entropy(model(x), labels[mine]).item())
+        losses.append(F.cross_entropy(model(x), labels[mine], label_smoothing=0.1).item())
     assert read_steps(tmp_path / "net")[0] == pytest.approx(sum(losses) / 2, abs=1e-5)
-    # The logged validation is that of the saved network, with the statistics of process 0.
+    # The logged validation is that of the saved network, with the statistics of process 0, and
+    # without smoothing.
     saved, checkpoint = evaluate.load_model(tmp_path / "net" / "best.pt")
     _, index = data.split_indices()
     logits = evaluate.predict(saved, images[index])
-    loss = torch.nn.functional.cross_entropy(logits, labels[index]).item()
+    loss = F.cross_entropy(logits, labels[index]).item()
     assert checkpoint["log"][-1]["val_loss"] == pytest.approx(loss, abs=1e-5)
 
 

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import math
 import os
 import pickle
 import random
@@ -19,6 +20,7 @@ def test_score_by_hand():
     logits = torch.nn.functional.one_hot(torch.tensor([0, 0, 6, 6, 6]), 10).float()
     result = evaluate.score(logits, labels)
     assert result["accuracy"] == 0.6
+    assert result["loss"] == pytest.approx(math.log(math.e + 9) - 0.6)
     # Wilson's interval by its formula, with z = 1.95996 and z² = 3.84146.
     centre = (0.6 + 3.84146 / 10) / (1 + 3.84146 / 5)
     half = 1.95996 / (1 + 3.84146 / 5) * (0.6 * 0.4 / 5 + 3.84146 / 100) ** 0.5
@@ -32,6 +34,7 @@ def test_files_agree_with_each_other(mlp_run):
     assert [int(row["index"]) for row in rows] == list(range(10_000))
     _, labels = data.load(DATA, train=False)
     assert [int(row["true"]) for row in rows] == labels.tolist()
+    assert all(0.1 <= float(row["probability"]) <= 1 for row in rows)
     hits = sum(row["true"] == row["predicted"] for row in rows)
     assert result["accuracy"] == hits / 10_000 > 0.7
     assert result["accuracy_95"][0] < result["accuracy"] < result["accuracy_95"][1]
@@ -39,6 +42,9 @@ def test_files_agree_with_each_other(mlp_run):
     latency = result["latency"]
     low, high = latency["batch_1_ms_quartiles"]
     assert 0 < low <= latency["batch_1_ms"] <= high
+    # An image takes longer alone than its share of a batch, but not longer than the batch.
+    share_ms = 1000 / latency["large_batch_images_per_second"]
+    assert share_ms < latency["batch_1_ms"] < 256 * share_ms
     assert latency["threads"] == torch.get_num_threads() and latency["device_name"]
 
 
@@ -63,6 +69,15 @@ def test_network_with_batch_norm_is_evaluated_as_it_was_validated(tmp_path):
     (row,) = csv.DictReader((tmp_path / "small/log.csv").open(encoding="utf-8"))
     result = json.loads((tmp_path / "small/evaluation.json").read_text(encoding="utf-8"))
     assert result["accuracy"] > float(row["val_accuracy"]) - 0.03 > 0.6
+    # The logged rate is Muon's in the last of 48 steps.
+    assert float(row["learning_rate"]) == pytest.approx(0.12 / 48 / 0.8, rel=1e-5)
+
+
+def test_device_sets_threads_and_precision():
+    threads = torch.get_num_threads()
+    evaluate.use_device("cpu", threads + 1)
+    assert torch.get_num_threads() == threads + 1 and not torch.backends.cudnn.allow_tf32
+    evaluate.use_device("cpu", threads)
 
 
 class Malice:

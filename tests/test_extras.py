@@ -14,7 +14,7 @@ from torch import nn
 import data
 import evaluate
 import models
-from extras import explain
+from extras import bench, explain
 
 
 class CNN(nn.Module):
@@ -105,6 +105,8 @@ def test_pretrained_weights_are_those_of_the_published_predictions(path):
 
 
 def test_bench_measures_every_case(tmp_path):
+    # Two products in the first layer, as its input needs no gradient, and three in the second.
+    assert bench.count_flops("mlp") == 2 * (2 * 784 * 128 + 3 * 128 * 10)
     call("extras/bench.py", "--models", "mlp", "--repeats", 2, "--out", tmp_path)
     with open(tmp_path / "bench.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -156,8 +158,10 @@ def test_export_of_a_network_that_ends_in_flatten_and_linear(export, tmp_path, m
     with torch.no_grad():
         expected = model((images[:, None] / 255 - 0.5) / 0.5).softmax(1)
     for name, tolerance in (("cnn.onnx", 1e-5), ("cnn-int8.onnx", 0.05)):
-        probabilities = export.predict(export.open_session(tmp_path / name, 1), images)
-        assert torch.allclose(probabilities, expected, atol=tolerance), name
+        session = export.open_session(tmp_path / name, 1)
+        assert torch.allclose(export.predict(session, images), expected, atol=tolerance), name
+        facts = session.get_modelmeta().custom_metadata_map
+        assert json.loads(facts["classes"]) == list(data.CLASSES), name
     table = (tmp_path / "speeds.md").read_text(encoding="utf-8").splitlines()
     cells = [line.strip("| ").split(" | ") for line in table[2:] if line.startswith("|")]
     rows = {name: values for name, *values in cells}
@@ -206,6 +210,10 @@ def test_suspected_labels_by_hand():
     labels = torch.tensor([0, 0, 0, 1, 1])
     indices, suspected = explain.suspect_labels(probabilities, labels)
     assert indices.tolist() == [2] and suspected.tolist() == [1]
+    # The most confident first; the thresholds are 0.417 and 0.7.
+    probabilities[:3] = torch.tensor([[0.95, 0.05], [0.25, 0.75], [0.05, 0.95]])
+    indices, _ = explain.suspect_labels(probabilities, labels)
+    assert indices.tolist() == [2, 1]
 
 
 def test_activation_maps_add_up_to_the_logits(real):

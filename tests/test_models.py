@@ -49,8 +49,10 @@ def test_shortcut_is_the_identity_where_shapes_agree():
     assert BasicBlock(8, 16, stride=2)(x).shape == (2, 16, 4, 4)
 
 
-def test_dropout_only_while_training():
-    model, dropped = build_model("resnet18", width=8), []
+@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+def test_dropout_only_while_training(name):
+    model, dropped = build_model(name, width=8), []
+    assert model.fc.in_features == 8 * 8
     model.dropout.register_forward_hook(
         lambda _, inputs, out: dropped.append((out == 0)[inputs[0] != 0].float().mean().item())
     )

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import random
@@ -8,8 +9,9 @@ import time
 
 import pytest
 import torch
-from conftest import MLP_RUN, ROOT, call, start
+from conftest import DATA, MLP_RUN, ROOT, call, start
 
+import data
 import evaluate
 import train
 from extras.soak import are_equal, read_logs, read_outcome
@@ -35,6 +37,18 @@ def test_recipes_give_defaults_and_the_command_line_wins():
     assert (report.label_smoothing, report.weight_decay) == (0, 0)
     own = train.parse_args(["--recipe", "report", "--lr", "0.5", "--optimizer", "sgd"])
     assert (own.lr, own.optimizer, own.schedule) == (0.5, "sgd", "cosine")
+    assert train.parse_args(["--flip", "1"]).flip == 1  # the highest value is allowed
+
+
+@pytest.mark.parametrize("recipe", ["report", "modern"])
+@pytest.mark.parametrize("model", ["mlp", "resnet18", "resnet34"])
+def test_recipes_are_those_of_the_published_runs(model, recipe):
+    name = f"{model}-report" if recipe == "report" else model
+    config = json.loads((ROOT / f"results/{name}/config.json").read_text(encoding="utf-8"))
+    args = vars(train.parse_args(["--model", model, "--recipe", recipe]))
+    shared = train.MLP_RECIPE.keys() & config.keys()  # an old run has no "flip"
+    assert len(shared) >= 9
+    assert {key: args[key] for key in shared} == {key: config[key] for key in shared}
 
 
 @pytest.mark.parametrize("recipe", ["report", "modern"])
@@ -74,8 +88,58 @@ def test_muon_makes_the_steps_of_the_library(shape):
 def test_muon_gets_the_hidden_layers():
     for model, hidden in (("mlp", 784 * 128), ("resnet18", 11_172_810 - 9 * 64 - 5130 - 9600)):
         args = train.parse_args(["--model", model, "--optimizer", "muon"])
-        _, muon = train.build_optimizers(build_model(model), args)
+        adamw, muon = train.build_optimizers(build_model(model), args)
         assert sum(p.numel() for p in muon.param_groups[0]["params"]) == hidden
+        train.set_learning_rate([adamw, muon], args, 0.5)
+        fraction = train.SCHEDULES[args.schedule](0.5)
+        (group,) = adamw.param_groups
+        assert (group["lr"], group["weight_decay"]) == (pytest.approx(2e-3 * fraction), 0)
+        (group,) = muon.param_groups
+        assert group["lr"] == pytest.approx(args.lr * fraction)
+        assert group["weight_decay"] == args.weight_decay > 0
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_vectors_have_no_weight_decay(optimizer):
+    args = train.parse_args(["--optimizer", optimizer, "--weight-decay", "0.3"])
+    (only,) = train.build_optimizers(build_model("resnet18", width=8), args)
+    weights, vectors = only.param_groups
+    assert (weights["weight_decay"], vectors["weight_decay"]) == (0.3, 0)
+    assert {p.ndim for p in weights["params"]} == {2, 4} and len(weights["params"]) == 21
+    assert {p.ndim for p in vectors["params"]} == {1} and len(vectors["params"]) == 41
+
+
+class Dice(torch.nn.Module):
+    """A network that draws a random number in each forward pass, as dropout does."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.drawn = torch.nn.Linear(784, 10), []
+
+    def forward(self, x):
+        self.drawn.append(torch.rand(()).item())
+        return self.fc(x.flatten(1))
+
+
+def test_each_seed_epoch_step_and_process_draws_other_dropout(real, monkeypatch):
+    train_set, drawn = [tensor[:300] for tensor in real], []
+    for seed, epoch, rank in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1), (0, 0, 0)):
+        monkeypatch.setattr(train, "RANK", rank)
+        args = ["--seed", str(seed), "--batch-size", "100", "--optimizer", "sgd", "--precision"]
+        args, dice = train.parse_args([*args, "float32"]), Dice()
+        train.train_epoch(dice, train.build_optimizers(dice, args), train_set, epoch, args)
+        drawn.append(dice.drawn)
+    assert drawn.pop() == drawn[0] and len(drawn[0]) == 3
+    assert len({number for numbers in drawn for number in numbers}) == 12
+
+
+def test_mixup_mixes_labels_as_images():
+    y = torch.arange(10)
+    images = torch.nn.functional.one_hot(y, 10).float()[:, None, None]  # an image shows its label
+    torch.manual_seed(0)
+    mixed, target = train.mix(images, y, 1.0)
+    assert torch.allclose(mixed[:, 0, 0], target)
+    assert (target > 0).sum(1).tolist() == [2] * 10 and target.sum(1).allclose(torch.ones(10))
 
 
 def test_run_writes_what_it_says(mlp_run):
@@ -97,6 +161,8 @@ def test_validation_images_are_not_augmented(mlp_run):
     logged = max(float(row["val_accuracy"]) for row in read_logs(mlp_run)[0])
     assert measured["n"] == 12_000
     assert measured["accuracy"] == pytest.approx(logged, abs=1e-6)
+    rows = csv.DictReader((mlp_run / "val-predictions.csv").read_text().splitlines())
+    assert [int(row["index"]) for row in rows] == data.split_indices()[1].tolist()
 
 
 def test_existing_run_is_not_overwritten(mlp_run):
@@ -123,20 +189,26 @@ def test_trains_without_git(tmp_path):
     assert process.returncode == 0, err
     assert json.loads((tmp_path / "mlp/config.json").read_text(encoding="utf-8"))["git"] is None
     # Fewer steps than a row of steps.csv has: 10, of which the last is a partial batch.
-    assert [line.split(",")[0] for line in read_logs(tmp_path / "mlp")[1].split()] == ["step", "10"]
+    (row,), steps = read_logs(tmp_path / "mlp")
+    assert steps.split() == ["step,train_loss", f"10,{row['train_loss']}"]
 
 
 def test_rank_without_other_processes_is_ignored(tmp_path):
     options = ("--model", "mlp", "--recipe", "report", "--epochs", 1, "--batch-size", 5000,
-               "--no-test", "--runs", tmp_path)  # fmt: skip
+               "--seed", 1, "--lr", 0, "--no-test", "--runs", tmp_path)  # fmt: skip
     process = start("train.py", *options, env=os.environ | {"RANK": "3"})
     assert process.communicate(timeout=120) and process.returncode == 0
     assert len(read_logs(tmp_path / "mlp")[0]) == 1
+    torch.manual_seed(1)  # the seed also decides the initial weights, which a rate of 0 keeps
+    initial = build_model("mlp").state_dict()
+    assert torch.equal(read_weights(tmp_path / "mlp")["model"]["fc1.bias"], initial["fc1.bias"])
 
 
 def test_renamed_run_can_be_resumed(mlp_run, tmp_path):
     shutil.copytree(mlp_run, tmp_path / "renamed")
-    said = call(*MLP_RUN, "--runs", tmp_path, "--name", "renamed", "--resume")
+    (tmp_path / "moved").symlink_to(DATA)  # and so can one whose data set has moved
+    said = call(*MLP_RUN, "--runs", tmp_path, "--name", "renamed", "--resume",
+                "--data-dir", tmp_path / "moved")  # fmt: skip
     assert "resuming after epoch 2" in said and "test accuracy" in said
     config = json.loads((tmp_path / "renamed/config.json").read_text(encoding="utf-8"))
     assert "resumed" not in config  # nothing was trained here
@@ -198,7 +270,10 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
     assert alone.communicate(timeout=240) and alone.returncode == 0
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert read_logs(whole) == read_logs(killed)
-    assert are_equal(read_outcome(whole), read_outcome(killed))
+    outcome = read_outcome(killed)
+    assert are_equal(read_outcome(whole), outcome)
+    outcome[2][-1] += 1
+    assert not are_equal(read_outcome(whole), outcome)
     best = max(read_logs(whole)[0], key=lambda row: float(row["val_accuracy"]))
     assert read_weights(whole, "best.pt")["epoch"] == int(best["epoch"])
 
@@ -274,6 +349,19 @@ def test_evaluation_does_not_outlive_its_best_epoch(mlp_run, tmp_path):
     best = read_weights(run, "best.pt")
     assert best["epoch"] == 2 and len(best["config"]["resumed"]) == 1
     assert not list(run.glob("*evaluation.json")) and not list(run.glob("*predictions.csv"))
+    # last.pt comes last: with it the epoch counts as done.
+    assert (run / "best.pt").stat().st_mtime_ns <= (run / "last.pt").stat().st_mtime_ns
+
+
+def test_worse_epoch_keeps_the_best_and_its_evaluation(mlp_run, tmp_path):
+    run = shutil.copytree(mlp_run, tmp_path / "mlp")
+    row, _ = read_weights(run)["log"]
+    log = [row | {"val_accuracy": accuracy} for accuracy in (0.99, 0.1)]  # before its last epoch
+    forget_the_last_epoch(run / "last.pt", log=log)
+    kept = [run / name for name in ("best.pt", "evaluation.json", "predictions.csv")]
+    before = [path.read_bytes() for path in kept]
+    call(*MLP_RUN, "--runs", tmp_path, "--resume", "--no-test")
+    assert read_weights(run)["epoch"] == 2 and [path.read_bytes() for path in kept] == before
 
 
 @pytest.mark.parametrize("damage", ["truncated", "weights only"])
