@@ -294,20 +294,21 @@ def test_stopped_in_the_first_epoch_can_be_continued(tmp_path, stop):
 CPU = torch.device("cpu")
 
 
-@pytest.mark.skipif(
-    not (evaluate.has_native_bfloat16(CPU) and evaluate.describe_device(CPU).startswith("AMD")),
-    reason="the log was written on an AMD EPYC with bfloat16; other processors round differently",
-)
-def test_first_epochs_are_those_of_the_published_run(tmp_path):
-    # The learning rate asks for all 133 epochs, so the training is stopped.
-    process = start("train.py", "--model", "mlp", "--recipe", "report", "--threads", 2,
+@pytest.mark.parametrize("name", ["mlp-report", "mlp-float32"])
+def test_first_epochs_are_those_of_the_published_run(tmp_path, name):
+    config = json.loads((ROOT / f"results/{name}/config.json").read_text(encoding="utf-8"))
+    precision = "bfloat16" if evaluate.has_native_bfloat16(CPU) else "float32"
+    if config["precision"] != precision or not evaluate.describe_device(CPU).startswith("AMD"):
+        pytest.skip(f"an AMD EPYC with {config['precision']} wrote the log; others round otherwise")
+    # The learning rate asks for all epochs, so the training is stopped.
+    process = start("train.py", "--model", "mlp", "--recipe", config["recipe"], "--threads", 2,
                     "--runs", tmp_path)  # fmt: skip
     wait_for(process, tmp_path / "mlp", epochs=4)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in err
     assert err.strip().splitlines()[-1].endswith("the same command with --resume continues the run")
-    rows, published = read_logs(tmp_path / "mlp")[0], read_logs(ROOT / "results/mlp-report")[0]
+    rows, published = read_logs(tmp_path / "mlp")[0], read_logs(ROOT / "results" / name)[0]
     assert len(rows) >= 4
     for row, expected in zip(rows, published, strict=False):
         assert float(row["val_accuracy"]) == float(expected["val_accuracy"])
