@@ -253,7 +253,9 @@ def use_device(name="auto", threads=0):
         torch.ones(1, device=device).tolist()  # fails if the device does not work
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise data.UserError(f"device {name!r} cannot be used here: {reason}") from None
+        raise data.UserError(
+            f"device {name!r} cannot be used here ({reason}); use --device cpu"
+        ) from None
     if device.type == "cuda":  # what is timed, and asked for bfloat16, is the current GPU
         torch.cuda.set_device(device.index or 0)
     return device

@@ -522,8 +522,9 @@ def save_epoch(folder, board, per_step, state, model, optimizers, is_best):
     data.write_csv(folder / "log.csv", state["log"])
     data.write_csv(folder / "steps.csv", state["steps"])
     if is_best:
-        for file in (*folder.glob("*evaluation.json"), *folder.glob("*predictions.csv")):
-            file.unlink()  # of an earlier best.pt or last.pt
+        for prefix in ("", "val-", "last-", "last-val-"):  # of an earlier best.pt or last.pt
+            (folder / f"{prefix}evaluation.json").unlink(missing_ok=True)
+            (folder / f"{prefix}predictions.csv").unlink(missing_ok=True)
         save_checkpoint(folder / "best.pt", state, model)
     save_checkpoint(folder / "last.pt", state, model, optimizers)
 

@@ -9,7 +9,8 @@ on the validation images only, and one row of ablation.csv. A run that the CSV a
 repeated, one that was interrupted is resumed. At the end a table and a figure are drawn from
 ablation.csv; `--draw` does nothing else.
 
-The ResNet18 has 16 channels instead of 64 (0.7 M parameters): minutes on a CPU thread.
+The ResNet18 has 16 channels instead of 64 (0.7 M parameters), so that a run takes minutes on one
+thread of a CPU.
 """
 
 import argparse

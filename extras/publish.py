@@ -56,8 +56,7 @@ def measure_accuracy(content, data_dir):
         path.write_bytes(content)
         model, _ = evaluate.load_model(path)
     images, labels = data.load(data_dir, train=False)
-    logits = evaluate.predict(model.to(evaluate.use_device()), images)
-    return evaluate.accuracy(logits, labels)
+    return evaluate.accuracy(evaluate.predict(model, images), labels)
 
 
 def list_weights(path, accuracy):

@@ -34,8 +34,7 @@ def command(run, args):
     return [
         sys.executable, TRAIN, "--model", "mlp", "--recipe", "report", "--no-test", "--resume",
         "--epochs", str(args.epochs), "--device", "cpu", "--threads", "1",
-        "--data-dir", args.data_dir,
-        "--runs", run.parent, "--name", run.name,
+        "--data-dir", args.data_dir, "--runs", run.parent, "--name", run.name,
     ]  # fmt: skip
 
 
