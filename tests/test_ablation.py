@@ -93,7 +93,7 @@ def test_values_that_cannot_be_are_one_line(tmp_path, row):
 def test_ablation_adds_one_row_per_run_and_repeats_none(tmp_path, monkeypatch, capsys):
     quick = "--model mlp --recipe report --epochs 1"
     monkeypatch.setattr(ablation, "BASE", quick)
-    changes = {"default": "", "erased": "--transform erasing"}
+    changes = {"default": "", "padding 1": "--padding 1", "erased": "--transform erasing"}
     monkeypatch.setattr(ablation, "CHANGES", changes)
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "runs/ablation.csv"
@@ -104,15 +104,16 @@ def test_ablation_adds_one_row_per_run_and_repeats_none(tmp_path, monkeypatch, c
     words = ["ablation.py", "--seeds", "2", "--data-dir", DATA]
     monkeypatch.setattr(sys, "argv", words)
     ablation.main()
-    assert "4 are to be done" in capsys.readouterr().out
+    assert "6 are to be done" in capsys.readouterr().out
     _, *rows = csv.DictReader(out.read_text(encoding="utf-8").splitlines())
     runs = [(row["change"], row["seed"]) for row in rows]
     assert runs == [(change, seed) for seed in "01" for change in changes]
     accuracies = [float(row["val_accuracy"]) for row in rows]
-    assert len(set(accuracies)) == 4 and min(accuracies) > 0.6
+    assert len(set(accuracies)) == 6 and min(accuracies) > 0.6
     for row in rows:
         assert (row["study"], row["epochs"]) == ("equal-time", "1")
-        folder = tmp_path / "runs/ablation" / f"{row['change']}-{row['seed']}"
+        name = f"{row['change'].replace(' ', '-')}-{row['seed']}"
+        folder = tmp_path / "runs/ablation" / name
         log = csv.DictReader((folder / "log.csv").read_text(encoding="utf-8").splitlines())
         assert float(row["val_accuracy"]) == pytest.approx(float(next(log)["val_accuracy"]))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
