@@ -112,7 +112,7 @@ def read_run(folder):
 
 
 def describe_machine(facts):
-    """Where and in which precision something was timed: such times compare with each other."""
+    """Return processor, threads and precision as text: times with the same text are comparable."""
     # What a GPU does in a second hardly depends on the CPU's threads.
     threads = f"{facts['threads']} threads, " if facts.get("device", "cpu") == "cpu" else ""
     precision = facts.get("precision", "float32")  # evaluate.py's, which it does not write
@@ -140,8 +140,8 @@ def find_seeds(run, runs):
 
 
 def list_accuracies(run, runs):
-    """Return the test accuracies in percent of a run's seeds, one of each: its own, if a seed ran
-    twice."""
+    """Return the test accuracies in percent of a run's seeds, one per seed. If this run's seed ran
+    twice, this run counts."""
     tested = [r for r in (*find_seeds(run, runs), run) if r.evaluation]
     return [*{r.seed: 100 * r.accuracy for r in tested}.values()]
 

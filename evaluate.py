@@ -256,7 +256,7 @@ def use_device(name="auto", threads=0):
         raise data.UserError(
             f"device {name!r} cannot be used here ({reason}); use --device cpu"
         ) from None
-    if device.type == "cuda":  # what is timed, and asked for bfloat16, is the current GPU
+    if device.type == "cuda":  # Timer and is_bf16_supported() use the current GPU
         torch.cuda.set_device(device.index or 0)
     return device
 

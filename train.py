@@ -53,18 +53,16 @@ REPORT_RECIPE = {
     "dropout": 0.3,  # of the ResNets; the MLP has none
 }
 MLP_RECIPE = {
+    **REPORT_RECIPE,  # but:
     "epochs": 100,
     "batch_size": 256,
     "optimizer": "muon",
     "lr": 0.005,
     "weight_decay": 0.05,
-    "schedule": "cosine",
-    "label_smoothing": 0.0,
     "padding": 1,
-    "flip": 0.5,
-    "dropout": 0.3,  # no effect
 }
 RESNET_RECIPE = {
+    **REPORT_RECIPE,  # but:
     "epochs": 10,
     "batch_size": 256,
     "optimizer": "muon",
@@ -73,7 +71,6 @@ RESNET_RECIPE = {
     "schedule": "triangle",
     "label_smoothing": 0.1,  # targets: 0.9 + 0.1 / 10 for the true class, 0.1 / 10 for each other
     "padding": 1,
-    "flip": 0.5,
     "dropout": 0.0,
 }
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
@@ -228,7 +225,7 @@ def build_optimizers(model, args):
     weights = [p for p in parameters if p.ndim > 1]  # matrices and kernels
     vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
-    if args.optimizer == "muon":  # --lr and --weight-decay are Muon's; its class can wait
+    if args.optimizer == "muon":  # --lr and --weight-decay are those of Muon
         # Not the last layer, nor a first convolution, 64×1×3×3: only nine weights a channel.
         hidden = [p for p in weights[:-1] if p.shape[1] != 1]
         rest = [p for p in parameters if not any(p is h for h in hidden)]
@@ -616,7 +613,7 @@ def parse_args(argv):
     first, _ = parser.parse_known_args(argv)
     recipe = REPORT_RECIPE if first.recipe == "report" else MODERN.get(first.model, OWN_RECIPE)
     if first.optimizer not in (None, recipe["optimizer"]):
-        recipe = {**recipe, **OPTIMIZERS[first.optimizer]}  # its rate would not suit this one
+        recipe = {**recipe, **OPTIMIZERS[first.optimizer]}  # another optimizer needs another rate
     parser.set_defaults(**recipe, name=first.model)
     parser.add_argument("-h", "--help", action="help", help="show this message and exit")
     return parser.parse_args(argv)

@@ -28,8 +28,8 @@ KEYS = ("config", "epoch", "model")  # of a checkpoint; the logs are in FILES
 HEADER = """# Trained weights
 
 Evaluate them with `python evaluate.py --ckpt pretrained/FILE`. Kernels and matrices are rounded to
-float16. The test accuracy is that of the rounded weights, of one seed; the main README has the mean
-of three.
+float16. The test accuracy is that of the rounded weights, of one seed; where there are three, the
+main README has their mean.
 
 | file | test accuracy | MB | SHA-256 |
 | --- | --- | --- | --- |
