@@ -301,13 +301,12 @@ def main(argv=None):
         start = time.perf_counter()
         per_step = train_epoch(wrapped, optimizers, train_set, epoch, args)  # S×3
         val_loss, val_accuracy = validate(model, val_set, args)
-        loss_sum, correct, count = per_step.sum(0).tolist()
-        train_loss = loss_sum / count
         if not all(t.isfinite().all() for t in (per_step, *model.parameters())):
             raise data.UserError(
                 f"the loss or a weight is not finite in epoch {epoch + 1}; {folder / 'last.pt'} "
                 f"holds the state after epoch {epoch}; try a lower --lr in a new run"
             )
+        loss_sum, correct, count = per_step.sum(0).tolist()
         # The training images are augmented, and their loss has label smoothing; the validation has
         # neither. With mixup, train_accuracy counts one of the two labels: expect about 50 %.
         row = {
@@ -315,24 +314,16 @@ def main(argv=None):
             "step": (epoch + 1) * len(per_step),
             # Of the last step; if there are two optimizers, Muon's.
             "learning_rate": optimizers[-1].param_groups[0]["lr"],
-            "train_loss": train_loss,
+            "train_loss": loss_sum / count,
             "train_accuracy": correct / count,
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
             "seconds": time.perf_counter() - start,
         }
-        earlier = [old["val_accuracy"] for old in state["log"]]
-        # Without validation, the last epoch counts as the best.
-        is_best = args.train_on == "all" or val_accuracy > max(earlier, default=-1.0)
         state["log"].append(row)
         state["epoch"] = epoch + 1
         if RANK == 0:
-            save_epoch(folder, board, per_step, state, model, optimizers, is_best)
-            text = f"epoch {epoch + 1:3d}/{args.epochs}: training loss {train_loss:.4f}, "
-            text += f"accuracy {100 * correct / count:.2f} %; {row['seconds']:.1f} s"
-            if len(val_set[0]):
-                text += f"; validation loss {val_loss:.4f}, accuracy {100 * val_accuracy:.2f} %"
-            print(text + (" (best)" if is_best else ""), flush=True)
+            save_epoch(folder, board, per_step, state, model, optimizers)
 
     if WORLD > 1:
         dist.destroy_process_group()
@@ -502,11 +493,14 @@ def open_board(folder, train_set, args):
     return board
 
 
-def save_epoch(folder, board, per_step, state, model, optimizers, is_best):
-    """Add the epoch's rows of steps.csv to the state, from what train_epoch returned, and write
-    what the epoch has changed. If the process dies before the last file, last.pt, --resume repeats
-    the epoch and writes the same again."""
-    row = state["log"][-1]
+def save_epoch(folder, board, per_step, state, model, optimizers):
+    """Add the epoch's rows of steps.csv to the state, from what train_epoch returned, write what
+    the epoch has changed, and print it. If the process dies before the last file, last.pt, --resume
+    repeats the epoch and writes the same again."""
+    *earlier, row = state["log"]
+    on_all = state["config"]["train_on"] == "all"
+    # Without validation, the last epoch counts as the best.
+    is_best = on_all or row["val_accuracy"] > max((r["val_accuracy"] for r in earlier), default=-1)
     for name, value in row.items():
         board.add_scalar(f"epoch/{name}", value, row["step"])
     step = row["step"] - len(per_step)  # at the end of the epoch before
@@ -524,6 +518,13 @@ def save_epoch(folder, board, per_step, state, model, optimizers, is_best):
             (folder / f"{prefix}predictions.csv").unlink(missing_ok=True)
         save_checkpoint(folder / "best.pt", state, model)
     save_checkpoint(folder / "last.pt", state, model, optimizers)
+    text = f"epoch {row['epoch']:3d}/{state['config']['epochs']}: "
+    text += f"training loss {row['train_loss']:.4f}, accuracy {100 * row['train_accuracy']:.2f} %; "
+    text += f"{row['seconds']:.1f} s"
+    if not on_all:
+        text += f"; validation loss {row['val_loss']:.4f}, "
+        text += f"accuracy {100 * row['val_accuracy']:.2f} %"
+    print(text + (" (best)" if is_best else ""), flush=True)
 
 
 def save_checkpoint(path, state, model, optimizers=()):
