@@ -269,29 +269,11 @@ def main(argv=None):
 
     folder = Path(args.runs) / args.name
     _lock = claim_folder(folder, args.resume)  # released when main() returns and drops it
-    env = environment(model, device)  # device, threads, versions, number of parameters
-    # What must be the same when the run is resumed.
-    options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
-    # With the weights, this is a checkpoint: options and environment, number of finished epochs,
-    # rows of log.csv and steps.csv.
-    state = {"config": {**options, **env}, "epoch": 0, "log": [], "steps": []}
-    if (folder / "last.pt").exists():
-        # It also loads the weights and the optimizers' states.
-        state = resume(folder / "last.pt", model, optimizers, options, env)
-    if WORLD > 1:
-        dist.barrier()  # nothing is written before all have checked the folder
+    # What a checkpoint holds besides weights and optimizers: options and environment, number of
+    # finished epochs, rows of log.csv and steps.csv.
+    state = start_or_resume(folder, model, optimizers, args, device)
     if RANK == 0:
-        if state["log"]:
-            print(f"resuming after epoch {state['epoch']}")
-        else:  # so that a run stopped in its first epoch can be resumed
-            save_checkpoint(folder / "last.pt", state, model, optimizers)
-        data.write_file(folder / "config.json", json.dumps(state["config"], indent=1).encode())
         board = open_board(folder, train_set, args)  # of TensorBoard
-        print(
-            f"{args.model} ({env['parameters']:,} parameters) on {env['device_name']}, "
-            f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {folder}",
-            flush=True,
-        )
     # wrapped is trained, model is validated and saved: they share the weights.
     wrapped = torch.nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
     if args.compile:  # a GPU then waits less for the CPU between operations
@@ -452,36 +434,48 @@ def claim_folder(folder, may_resume):
     return lock
 
 
-def resume(path, model, optimizers, options, env):
-    """Load weights and optimizers from last.pt, and return all else that it holds.
-
-    Args:
-        path: file of the checkpoint.
-        model, optimizers: where the weights and the optimizers' states go.
-        options: those that must be the same as when the run was started.
-        env: what ``environment`` returned: it may differ, and is only recorded.
+def start_or_resume(folder, model, optimizers, args, device):
+    """Load weights and optimizers from last.pt if there is one, write config.json, and return the
+    state of the run, as described in main().
 
     Raises:
-        UserError: it cannot be read or resumed.
+        UserError: last.pt cannot be read, or does not fit the options or the network.
     """
-    state = evaluate.read_checkpoint(path)
-    # The config is options and environment; these are the options.
-    old = {name: v for name, v in state["config"].items() if name not in (*env, "resumed")}
-    for name in sorted(old.keys() | options.keys()):
-        if old.get(name) != options.get(name):
+    path, env = folder / "last.pt", environment(model, device)
+    # What must be the same when the run is resumed.
+    options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
+    state = {"config": {**options, **env}, "epoch": 0, "log": [], "steps": []}
+    if path.exists():
+        state = evaluate.read_checkpoint(path)
+        old = state["config"]  # options and environment
+        for name in sorted((old.keys() | options.keys()) - {*env, "resumed"}):
+            if old.get(name) != options.get(name):
+                raise data.UserError(
+                    f"{folder} was started with {name} = {old.get(name)}, not {options.get(name)}"
+                )
+        try:
+            model.load_state_dict(state.pop("model"))
+            for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
+                optimizer.load_state_dict(saved)
+        except (RuntimeError, ValueError, KeyError) as error:
             raise data.UserError(
-                f"{path.parent} was started with {name} = {old.get(name)}, not {options.get(name)}"
-            )
-    try:
-        model.load_state_dict(state.pop("model"))
-        for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
-            optimizer.load_state_dict(saved)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise data.UserError(
-            f"{path} does not fit {options['model']} any more: {data.last_line(error)}"
-        ) from None
-    if state["epoch"] < options["epochs"]:  # otherwise it is only tested again
-        state["config"].setdefault("resumed", []).append(env)
+                f"{path} does not fit {args.model} any more: {data.last_line(error)}"
+            ) from None
+        if state["epoch"] < args.epochs:  # otherwise it is only tested again
+            state["config"].setdefault("resumed", []).append(env)
+    if WORLD > 1:
+        dist.barrier()  # nothing is written before all have checked the folder
+    if RANK == 0:
+        if state["log"]:
+            print(f"resuming after epoch {state['epoch']}")
+        else:  # so that a run stopped in its first epoch can be resumed
+            save_checkpoint(path, state, model, optimizers)
+        data.write_file(folder / "config.json", json.dumps(state["config"], indent=1).encode())
+        print(
+            f"{args.model} ({env['parameters']:,} parameters) on {env['device_name']}, "
+            f"{env['threads']} threads, {args.precision}: {args.epochs} epochs into {folder}",
+            flush=True,
+        )
     return state
 
 
