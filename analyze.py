@@ -36,8 +36,7 @@ COLOURS = (
     "#1f4e9c", "#f2b134", "#2e8b57", "#e58fb1", "#7a4fa3",
     "#9fd3e8", "#c0392b", "#a9c25d", "#5c4033", "#f08a4b",
 )  # fmt: skip
-SHORT = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-         "Boot")  # fmt: skip
+SHORT = ("T-shirt", *data.CLASSES[1:-1], "Boot")  # where there is little room
 # The networks in the order of models.py and two of your own; any further one is grey.
 NETWORK_COLOURS = dict(zip(MODELS, ("#b5651d", "#16407f", "#7cc4d8", "#7a2f5d", "#8aa63f"),
                            strict=False))  # fmt: skip
