@@ -158,8 +158,8 @@ def pick_runs(runs):
     groups = {}
     for run in runs:
         groups.setdefault((run.recipe == "report", run.model), []).append(run)
-    # False comes before True; otherwise sorting keeps the order.
-    return [max(groups[key], key=preference) for key in sorted(groups, key=lambda key: key[0])]
+    picked = [max(group, key=preference) for group in groups.values()]
+    return sorted(picked, key=lambda run: run.recipe == "report")  # False comes before True
 
 
 # ---- Shared by the figures
