@@ -313,9 +313,7 @@ def main(argv=None):
         evaluate.evaluate(folder / "best.pt", "test", device, args.data_dir)
 
 
-# What follows can wait for a second reading.
-
-# ---- Muon
+# ---- Muon: this and all that follows can wait for a second reading
 
 
 class Muon(torch.optim.Optimizer):
