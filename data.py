@@ -132,7 +132,6 @@ def write_file(path, content):
     Raises:
         UserError: it cannot be written, for example because the disk is full.
     """
-    path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
