@@ -174,7 +174,8 @@ def run_script(main, stopped="stopped"):
     """Run the ``main`` of a script. A user's mistake and what the operating system refuses are
     printed as one line, other errors keep their traceback. After Ctrl-C the line is ``stopped``."""
     for stream in (sys.stdout, sys.stderr):  # they may not be able to show × or Chinese characters
-        stream.reconfigure(errors="replace")
+        if hasattr(stream, "reconfigure"):  # those of a notebook have and need no such method
+            stream.reconfigure(errors="replace")
     try:
         main()
     except KeyboardInterrupt:

@@ -68,7 +68,7 @@ def evaluate(path, split, device, data_dir):
     """Evaluate a checkpoint, print the result and write it beside the checkpoint.
 
     Args:
-        path: file of the checkpoint.
+        path: ``Path`` of the checkpoint.
         split: "test", or "val" for the validation images, 12,000 of the 60,000 training images.
         device: the ``torch.device`` that computes.
         data_dir: folder of the data set.
@@ -96,6 +96,8 @@ def evaluate(path, split, device, data_dir):
         "latency": measure_latency(model, images),
     }
     probability, predicted = logits.softmax(1).max(1)
+    print(f"{path}: {result['model']}, {result['parameters']:,} parameters")
+    print_report(result, labels, predicted)
     rows = [
         {"index": int(i), "true": int(y), "predicted": int(p), "probability": f"{q:.4f}"}
         for i, y, p, q in zip(index, labels, predicted, probability, strict=True)
@@ -106,8 +108,6 @@ def evaluate(path, split, device, data_dir):
     predictions_path = path.with_name(f"{prefix}predictions.csv")
     data.write_file(result_path, (json.dumps(result, indent=1) + "\n").encode())
     data.write_csv(predictions_path, rows)
-    print(f"{path}: {result['model']}, {result['parameters']:,} parameters")
-    print_report(result, labels, predicted)
     print(f"written: {result_path} and {predictions_path}")
 
 

@@ -12,6 +12,7 @@ torchrun starts several processes, RANK is 0, WORLD is 1, and dist is not used.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import math
@@ -268,44 +269,45 @@ def main(argv=None):
     optimizers = build_optimizers(model, args)
 
     folder = Path(args.runs) / args.name
-    _lock = claim_folder(folder, args.resume)  # released when main() returns and drops it
-    # What a checkpoint holds besides weights and optimizers: options and environment, number of
-    # finished epochs, rows of log.csv and steps.csv.
-    state = start_or_resume(folder, model, optimizers, args, device)
-    if RANK == 0:
-        board = open_board(folder, train_set, args)  # of TensorBoard
-    # wrapped is trained, model is validated and saved: they share the weights.
-    wrapped = torch.nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
-    if args.compile:  # a GPU then waits less for the CPU between operations
-        wrapped = torch.compile(wrapped, mode="reduce-overhead", dynamic=False)
-
-    for epoch in range(state["epoch"], args.epochs):
-        start = time.perf_counter()
-        per_step = train_epoch(wrapped, optimizers, train_set, epoch, args)  # S×3
-        val_loss, val_accuracy = validate(model, val_set, args)
-        if not all(t.isfinite().all() for t in (per_step, *model.parameters())):
-            raise data.UserError(
-                f"the loss or a weight is not finite in epoch {epoch + 1}; {folder / 'last.pt'} "
-                f"holds the state after epoch {epoch}; try a lower --lr in a new run"
-            )
-        loss_sum, correct, count = per_step.sum(0).tolist()
-        # The training images are augmented, and their loss has label smoothing; the validation has
-        # neither. With mixup, train_accuracy counts one of the two labels: expect about 50 %.
-        row = {
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * len(per_step),
-            # Of the last step; if there are two optimizers, Muon's.
-            "learning_rate": optimizers[-1].param_groups[0]["lr"],
-            "train_loss": loss_sum / count,
-            "train_accuracy": correct / count,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "seconds": time.perf_counter() - start,
-        }
-        state["log"].append(row)
-        state["epoch"] = epoch + 1
+    with claim_folder(folder, args.resume):
+        # What a checkpoint holds besides weights and optimizers: options and environment, number of
+        # finished epochs, rows of log.csv and steps.csv.
+        state = start_or_resume(folder, model, optimizers, args, device)
         if RANK == 0:
-            save_epoch(folder, board, per_step, state, model, optimizers)
+            board = open_board(folder, train_set, args)  # of TensorBoard
+        # wrapped is trained, model is validated and saved: they share the weights.
+        wrapped = torch.nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
+        if args.compile:  # a GPU then waits less for the CPU between operations
+            wrapped = torch.compile(wrapped, mode="reduce-overhead", dynamic=False)
+
+        for epoch in range(state["epoch"], args.epochs):
+            start = time.perf_counter()
+            per_step = train_epoch(wrapped, optimizers, train_set, epoch, args)  # S×3
+            val_loss, val_accuracy = validate(model, val_set, args)
+            if not all(t.isfinite().all() for t in (per_step, *model.parameters())):
+                raise data.UserError(
+                    f"the loss or a weight is not finite in epoch {epoch + 1}; "
+                    f"{folder / 'last.pt'} holds the state after epoch {epoch}; "
+                    "try a lower --lr in a new run"
+                )
+            loss_sum, correct, count = per_step.sum(0).tolist()
+            # The training images are augmented, and their loss has label smoothing; the validation
+            # has neither. With mixup, train_accuracy counts one of the two labels: about 50 %.
+            row = {
+                "epoch": epoch + 1,
+                "step": (epoch + 1) * len(per_step),
+                # Of the last step; if there are two optimizers, Muon's.
+                "learning_rate": optimizers[-1].param_groups[0]["lr"],
+                "train_loss": loss_sum / count,
+                "train_accuracy": correct / count,
+                "val_loss": val_loss,
+                "val_accuracy": val_accuracy,
+                "seconds": time.perf_counter() - start,
+            }
+            state["log"].append(row)
+            state["epoch"] = epoch + 1
+            if RANK == 0:
+                save_epoch(folder, board, per_step, state, model, optimizers)
 
     if WORLD > 1:
         dist.destroy_process_group()
@@ -322,8 +324,8 @@ class Muon(torch.optim.Optimizer):
     The gradient of a matrix is usually large in a few directions (singular vectors) and tiny in the
     others; orthogonalised, it moves the weights equally far in all of them (Jordan 2024,
     kellerjordan.github.io/posts/muon). Its steps are those of ``torch.optim.Muon``, but a kernel
-    out×in×3×3 counts as a matrix out×9·in, and the arithmetic is float32: the library's is
-    bfloat16, very slow on a CPU that emulates it.
+    out×in×3×3 counts as a matrix out×9·in, and the arithmetic is that of the weights, float32: the
+    library's is bfloat16, very slow on a CPU that emulates it.
     """
 
     def __init__(self, params, lr, weight_decay, momentum=0.95):
@@ -409,8 +411,9 @@ LOG_STEPS = 25
 FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_dir")
 
 
+@contextlib.contextmanager
 def claim_folder(folder, may_resume):
-    """Create the folder of a run, and return the lock that keeps others from training in it.
+    """Create the folder of a run, and keep other processes from training in it during a ``with``.
 
     Raises:
         UserError: another process trains in it, or this training would overwrite something.
@@ -422,14 +425,19 @@ def claim_folder(folder, may_resume):
             lock.acquire(blocking=False)
         except Timeout:
             raise data.UserError(f"{folder} is being trained by another process") from None
-    if (folder / "last.pt").exists():
-        if not may_resume:
+    try:
+        if (folder / "last.pt").exists():
+            if not may_resume:
+                raise data.UserError(
+                    f"{folder} holds a run: --resume continues it, --name starts another"
+                )
+        elif others := {file.name for file in folder.glob("*")} - {"lock", "last.pt.tmp"}:
             raise data.UserError(
-                f"{folder} holds a run: --resume continues it, --name starts another"
+                f"{folder} holds {min(others)}, but no last.pt: use another --name"
             )
-    elif others := {file.name for file in folder.glob("*")} - {"lock", "last.pt.tmp"}:
-        raise data.UserError(f"{folder} holds {min(others)}, but no last.pt: use another --name")
-    return lock
+        yield
+    finally:
+        lock.release()
 
 
 def start_or_resume(folder, model, optimizers, args, device):

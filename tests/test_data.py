@@ -1,4 +1,6 @@
+import io
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -183,3 +185,9 @@ def test_users_mistakes_are_one_line_and_programming_errors_a_traceback(capsys):
             data.run_script(lambda error=error: mistake(error))
     assert data.last_line(ValueError("a cause:\n its reason\n")) == "its reason"
     assert data.last_line(ValueError()) == "ValueError()"
+
+
+def test_scripts_run_where_a_notebook_has_replaced_the_output(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())  # it has no reconfigure()
+    data.run_script(lambda: print("×"))
+    assert sys.stdout.getvalue() == "×\n"

@@ -6,10 +6,12 @@ import os
 import pickle
 import random
 import re
+import resource
+import shutil
 
 import pytest
 import torch
-from conftest import DATA, call
+from conftest import DATA, call, start
 
 import data
 import evaluate
@@ -60,6 +62,17 @@ def test_other_checkpoints_do_not_overwrite_the_evaluation(mlp_run):
     for i, name in enumerate(data.CLASSES):
         _, recall, _, support = said.split(f"{name} ")[1].split()[:4]
         assert (float(recall), support) == (confusion[i, i].item() / 1000, "1000")
+
+
+def test_result_that_cannot_be_written_is_shown(mlp_run, tmp_path):
+    shutil.copy(mlp_run / "best.pt", tmp_path)
+    process = start(
+        "evaluate.py", "--ckpt", tmp_path / "best.pt",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+    )  # fmt: skip
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "could not be written" in err and "Traceback" not in err
+    assert "test accuracy" in out and os.listdir(tmp_path) == ["best.pt"]
 
 
 def test_network_with_batch_norm_is_evaluated_as_it_was_validated(tmp_path):

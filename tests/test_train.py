@@ -397,6 +397,16 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
     assert "another process" in message and len(message.splitlines()) == 1
 
 
+def test_folder_is_released_when_a_training_fails(mlp_run, tmp_path):
+    shutil.copytree(mlp_run, tmp_path / "mlp")
+    words = [str(word) for word in (*MLP_RUN[1:], "--runs", tmp_path, "--data-dir", DATA)]
+    with pytest.raises(data.UserError, match="--resume continues it") as kept:
+        train.main(words)
+    # Like a notebook, ``kept`` still refers to the variables of that main().
+    train.main([*words, "--resume", "--no-test"])
+    assert kept.tb
+
+
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(tmp_path):
     options = ("--model", "mlp", "--recipe", "report", "--epochs", 2, "--optimizer", "sgd",
                "--no-test", "--runs", tmp_path)  # fmt: skip
