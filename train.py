@@ -603,7 +603,8 @@ def parse_args(argv):
     add = parser.add_argument_group("machine").add_argument
     add("--data-dir", default="data", help="folder of the data set, downloaded if missing")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
-    add("--threads", type=number(int, 0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
+    add("--threads", type=number(int, 0, 1024), default=0, help="CPU threads; 0: PyTorch's "
+        "choice, all cores; on a machine with other work, fewer are faster")  # fmt: skip
     add("--compile", action="store_true", help="compile the network, which needs a C++ "
         "compiler and, on a GPU, Linux; doubles the speed of a GPU")  # fmt: skip
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
