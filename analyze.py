@@ -114,7 +114,7 @@ def describe_machine(facts):
     """Return processor, threads and precision as text: times with the same text are comparable."""
     # What a GPU does in a second hardly depends on the CPU's threads.
     threads = f"{facts['threads']} threads, " if facts.get("device", "cpu") == "cpu" else ""
-    precision = facts.get("precision", "float32")  # evaluate.py's, which it does not write
+    precision = facts.get("precision", "float32")  # evaluate.py always computes in float32
     return f"{facts['device_name']}, {threads}{precision}"
 
 
@@ -133,8 +133,8 @@ def find_runs(folders):
 
 
 def find_seeds(run, runs):
-    """Return this run and those that differ from it at most in seed, processor and threads: all the
-    user's own or all published."""
+    """Return this run and those that differ from it at most in NOT_SETTINGS, such as the seed: all
+    the user's own or all published."""
     return [r for r in runs if r.settings == run.settings and r.own == run.own]
 
 
@@ -146,7 +146,7 @@ def list_accuracies(run, runs):
 
 
 def pick_runs(runs):
-    """Pick one run of each network and recipe, those of the report's recipe last.
+    """Pick one run of each network and --recipe, those of the report's recipe last.
 
     Tested runs come before others, the user's own before published ones, then one that is named
     like its network, then the best.

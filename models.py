@@ -118,7 +118,7 @@ def build_model(name, width=64, dropout=0.3):
         dropout: dropout probability of a ResNet (0.3 in the report, 0 in our recipe).
     """
     # channels_last stores the channels of a pixel side by side, which makes convolutions faster.
-    # Shapes remain the same, PyTorch converts the input, and an MLP has no such tensors.
+    # Shapes remain the same, PyTorch converts the input, and an MLP, without kernels, is unchanged.
     return MODELS[name](width, dropout).to(memory_format=torch.channels_last)
 
 

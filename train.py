@@ -39,11 +39,11 @@ from models import MODELS, build_model, count_parameters
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
 RANK = int(os.environ["RANK"]) if WORLD > 1 else 0
 
-# Recipes: defaults of options, such as args.lr. The other options have theirs in parse_args().
-# The report states neither batch size nor learning rate: these are the usual ones.
+# Recipes: defaults of options, such as args.lr. --recipe report is the first; modern, the default,
+# is the network's in MODERN, or OWN_RECIPE. The other options have their defaults in parse_args().
 REPORT_RECIPE = {
     "epochs": 133,  # its "about 50,000 steps"
-    "batch_size": 128,
+    "batch_size": 128,  # the report states neither this nor lr: these are the usual ones
     "optimizer": "adam",
     "lr": 1e-3,
     "weight_decay": 0.0,
@@ -75,13 +75,13 @@ RESNET_RECIPE = {
     "dropout": 0.0,
 }
 MODERN = {"mlp": MLP_RECIPE, "resnet18": RESNET_RECIPE, "resnet34": RESNET_RECIPE}
-OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # "modern" for a network of your own: not tuned
+OWN_RECIPE = {**REPORT_RECIPE, "epochs": 20}  # for a network of your own: not tuned
 # If --optimizer is not that of the recipe, --lr and --weight-decay have these defaults instead.
 OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
     "sgd": {"lr": 0.1, "weight_decay": 5e-4},
-    "muon": {"lr": 0.12, "weight_decay": 0.015},
+    "muon": {"lr": 0.12, "weight_decay": 0.015},  # of the ResNets; the MLP has its own, above
 }
 
 
@@ -186,7 +186,7 @@ def validate(model, val_set, args):
         return math.nan, math.nan
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
-        # predict() works without gradients, in evaluation mode. Its tensors are on the CPU.
+        # predict() has no gradients, works in evaluation mode, and returns the logits to the CPU.
         logits = evaluate.predict(model, images)
     loss = F.cross_entropy(logits, labels).item()
     return loss, evaluate.accuracy(logits, labels)
@@ -229,7 +229,7 @@ def build_optimizers(model, args):
     if args.optimizer == "muon":  # --lr and --weight-decay are those of Muon
         # Not the last layer, nor a first convolution, 64×1×3×3: only nine weights a channel.
         hidden = [p for p in weights[:-1] if p.shape[1] != 1]
-        rest = [p for p in parameters if not any(p is h for h in hidden)]
+        rest = [p for p in parameters if not any(p is h for h in hidden)]  # "in" compares values
         adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
         return [adamw, Muon(hidden, **settings)] if hidden else [adamw]
     groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
@@ -270,8 +270,8 @@ def main(argv=None):
 
     folder = Path(args.runs) / args.name
     with claim_folder(folder, args.resume):
-        # What a checkpoint holds besides weights and optimizers: options and environment, number of
-        # finished epochs, rows of log.csv and steps.csv.
+        # With --resume, it also loads model and optimizers. The state is the rest of a checkpoint:
+        # "config" (options, environment), "epoch" (finished), "log" and "steps" (rows of the CSVs).
         state = start_or_resume(folder, model, optimizers, args, device)
         if RANK == 0:
             board = open_board(folder, train_set, args)  # of TensorBoard
@@ -291,7 +291,7 @@ def main(argv=None):
                     "try a lower --lr in a new run"
                 )
             loss_sum, correct, count = per_step.sum(0).tolist()
-            # The training images are augmented, and their loss has label smoothing; the validation
+            # The training images are augmented, and their loss may have label smoothing; validation
             # has neither. With mixup, train_accuracy counts one of the two labels: about 50 %.
             row = {
                 "epoch": epoch + 1,
@@ -311,7 +311,7 @@ def main(argv=None):
 
     if WORLD > 1:
         dist.destroy_process_group()
-    if RANK == 0 and not args.no_test:
+    if RANK == 0 and not args.no_test:  # only now: the test images choose nothing
         evaluate.evaluate(folder / "best.pt", "test", device, args.data_dir)
 
 
@@ -441,8 +441,8 @@ def claim_folder(folder, may_resume):
 
 
 def start_or_resume(folder, model, optimizers, args, device):
-    """Load weights and optimizers from last.pt if there is one, write config.json, and return the
-    state of the run, as described in main().
+    """If there is a last.pt (claim_folder() has refused it without --resume), load weights and
+    optimizers from it. Write config.json, and return the state of the run, described in main().
 
     Raises:
         UserError: last.pt cannot be read, or does not fit the options or the network.
@@ -486,7 +486,7 @@ def start_or_resume(folder, model, optimizers, args, device):
 
 
 def open_board(folder, train_set, args):
-    """Return a writer of TensorBoard events, after it has shown up to 64 augmented images."""
+    """Return a writer of TensorBoard events, that has written up to 64 augmented images."""
     board = SummaryWriter(folder)
     images, _ = draw_epoch([tensor[:64] for tensor in train_set], 0, args)[0]
     board.add_images("train/inputs", images[:, None] / 255, 0)
@@ -494,9 +494,9 @@ def open_board(folder, train_set, args):
 
 
 def save_epoch(folder, board, per_step, state, model, optimizers):
-    """Add the epoch's rows of steps.csv to the state, from what train_epoch returned, write what
-    the epoch has changed, and print it. If the process dies before the last file, last.pt, --resume
-    repeats the epoch and writes the same again."""
+    """Save an epoch, the last row of state["log"]: add its rows of steps.csv to the state, write
+    what the epoch has changed, and print a line. If the process dies before the last file, last.pt,
+    --resume repeats the epoch and writes the same again."""
     *earlier, row = state["log"]
     on_all = state["config"]["train_on"] == "all"
     # Without validation, the last epoch counts as the best.
@@ -512,10 +512,11 @@ def save_epoch(folder, board, per_step, state, model, optimizers):
     board.flush()
     data.write_csv(folder / "log.csv", state["log"])
     data.write_csv(folder / "steps.csv", state["steps"])
+    # No evaluation of the checkpoints that are replaced may stay.
+    for prefix in ("last-", "last-val-", "", "val-") if is_best else ("last-", "last-val-"):
+        (folder / f"{prefix}evaluation.json").unlink(missing_ok=True)
+        (folder / f"{prefix}predictions.csv").unlink(missing_ok=True)
     if is_best:
-        for prefix in ("", "val-", "last-", "last-val-"):  # of an earlier best.pt or last.pt
-            (folder / f"{prefix}evaluation.json").unlink(missing_ok=True)
-            (folder / f"{prefix}predictions.csv").unlink(missing_ok=True)
         save_checkpoint(folder / "best.pt", state, model)
     save_checkpoint(folder / "last.pt", state, model, optimizers)
     text = f"epoch {row['epoch']:3d}/{state['config']['epochs']}: "

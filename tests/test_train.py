@@ -361,7 +361,9 @@ def test_worse_epoch_keeps_the_best_and_its_evaluation(mlp_run, tmp_path):
     forget_the_last_epoch(run / "last.pt", log=log)
     kept = [run / name for name in ("best.pt", "evaluation.json", "predictions.csv")]
     before = [path.read_bytes() for path in kept]
+    shutil.copy(run / "evaluation.json", run / "last-evaluation.json")  # of last.pt, replaced below
     call(*MLP_RUN, "--runs", tmp_path, "--resume", "--no-test")
+    assert not (run / "last-evaluation.json").exists()
     assert read_weights(run)["epoch"] == 2 and [path.read_bytes() for path in kept] == before
 
 
