@@ -486,7 +486,7 @@ def start_or_resume(folder, model, optimizers, args, device):
 
 
 def open_board(folder, train_set, args):
-    """Return a writer of TensorBoard events, that has written up to 64 augmented images."""
+    """Return a writer of TensorBoard events that has written up to 64 augmented images."""
     board = SummaryWriter(folder)
     images, _ = draw_epoch([tensor[:64] for tensor in train_set], 0, args)[0]
     board.add_images("train/inputs", images[:, None] / 255, 0)
