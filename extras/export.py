@@ -24,12 +24,7 @@ from torch import nn
 try:
     import onnx
     import onnxruntime as ort
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 except ImportError as error:
     sys.exit(f"export.py: {error}; run: pip install -r extras/requirements-extras.txt")
@@ -102,8 +97,8 @@ def quantise(path, images, target):
     prepared = target.with_name("prepared.onnx")
     quant_pre_process(str(path), str(prepared))
     quantize_static(
-        str(prepared), str(target), Calibration(images), quant_format=QuantFormat.QDQ,
-        per_channel=True, activation_type=QuantType.QUInt8,
+        str(prepared), str(target), Calibration(images), per_channel=True,
+        activation_type=QuantType.QUInt8,
     )  # fmt: skip
 
 
