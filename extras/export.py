@@ -54,11 +54,10 @@ class Calibration(CalibrationDataReader):
     """Gives training images to the quantiser, which measures the range of each activation."""
 
     def __init__(self, images):
-        self.batches = iter(images.split(128))
+        self.batches = iter([{"images": batch.numpy()} for batch in images.split(128)])
 
     def get_next(self):
-        batch = next(self.batches, None)
-        return None if batch is None else {"images": batch.numpy()}
+        return next(self.batches, None)
 
 
 # ---- Writing ONNX files
