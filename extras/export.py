@@ -72,7 +72,7 @@ def export(deployed, path):
     example = torch.zeros(2, 28, 28, dtype=torch.uint8)
     try:
         torch.onnx.export(
-            deployed.to(memory_format=torch.contiguous_format),
+            deployed,
             (example,),
             path,
             input_names=["images"],
@@ -219,7 +219,7 @@ def main():
     files = {"ONNX Runtime, float32": out}
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         made = Path(folder) / "model.onnx"
-        export(copy.deepcopy(deployed), made)
+        export(deployed, made)
         annotate(made, classes=json.dumps(data.CLASSES), accuracy=accuracy,
                  config=json.dumps(checkpoint["config"]), epoch=checkpoint["epoch"])  # fmt: skip
         probabilities = predict(open_session(made, threads), images)
