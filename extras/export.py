@@ -189,22 +189,22 @@ def main():
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--ckpt", required=True, help="checkpoint of train.py")
-    add("--out", help="file to write; None: the checkpoint's name with .onnx")
+    add("--ckpt", type=Path, required=True, help="checkpoint of train.py")
+    add("--out", type=Path, help="file to write; None: the checkpoint's name with .onnx")
     add("--int8", action="store_true", help="write a quantised file, too")
-    add("--table", help="Markdown file for the speeds; None: do not measure them")
+    add("--table", type=Path, help="Markdown file for the speeds; None: do not measure them")
     add("--repeats", type=data.number(int, 1, 1000), default=7, help="measurements of each speed")
     add("--threads", type=data.number(int, 0, 1024), default=0,
         help="CPU threads; 0: PyTorch's choice")  # fmt: skip
     add("--data-dir", default="data", help="folder of the data set")
     args = parser.parse_args()
 
-    out = Path(args.out or Path(args.ckpt).with_suffix(".onnx"))
-    if out.resolve() == Path(args.ckpt).resolve():
+    out = args.out or args.ckpt.with_suffix(".onnx")
+    if out.resolve() == args.ckpt.resolve():
         raise data.UserError(f"--out {out} is the checkpoint: choose another name")
     if out.suffix != ".onnx":
         raise data.UserError(f"--out {out} must end in .onnx")
-    if args.table and not (args.table.endswith(".md") and Path(args.table).parent.is_dir()):
+    if args.table and not (args.table.suffix == ".md" and args.table.parent.is_dir()):
         raise data.UserError(f"--table {args.table} must end in .md, in a folder that exists")
     evaluate.use_device("cpu", args.threads)
     threads = torch.get_num_threads()
@@ -249,7 +249,7 @@ def main():
     for name, (network, dtype) in networks.items():
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             scores[name] = evaluate.predict(network.model, images)
-        sizes[name] = Path(args.ckpt).stat().st_size
+        sizes[name] = args.ckpt.stat().st_size
     for name, session in sessions.items():
         scores[name], sizes[name] = predict(session, images), files[name].stat().st_size
     speeds = measure_speeds(networks, sessions, images, args.repeats)
@@ -267,8 +267,8 @@ def main():
         f"Measured on {evaluate.describe_device(torch.device('cpu'))}, {threads} threads, "
         f"PyTorch {torch.__version__}, ONNX Runtime {ort.__version__}"
     )
-    write_table(rows, Path(args.table), [machine])
-    print(Path(args.table).read_text(encoding="utf-8"))
+    write_table(rows, args.table, [machine])
+    print(args.table.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
