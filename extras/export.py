@@ -245,13 +245,10 @@ def main():
     if evaluate.has_native_bfloat16(torch.device("cpu")):
         networks["PyTorch, bfloat16"] = (deployed, torch.bfloat16)
     sessions = {name: open_session(path, threads) for name, path in files.items()}
-    scores, sizes = {}, {}
+    scores = {name: predict(session, images) for name, session in sessions.items()}
     for name, (network, dtype) in networks.items():
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             scores[name] = evaluate.predict(network.model, images)
-        sizes[name] = args.ckpt.stat().st_size
-    for name, session in sessions.items():
-        scores[name], sizes[name] = predict(session, images), files[name].stat().st_size
     speeds = measure_speeds(networks, sessions, images, args.repeats)
     rows = [
         {
@@ -259,7 +256,7 @@ def main():
             "ms at batch 1": f"{ms:.2f}",
             "images/s at batch 256": f"{rate:.0f}",
             "test accuracy": f"{100 * evaluate.accuracy(scores[name], labels):.2f} %",
-            "MB of the file": f"{sizes[name] / 1e6:.1f}",
+            "MB of the file": f"{files.get(name, args.ckpt).stat().st_size / 1e6:.1f}",
         }
         for name, (ms, rate) in speeds.items()
     ]
