@@ -206,7 +206,7 @@ def main():
         raise data.UserError(f"--out {out} must end in .onnx")
     if args.table and not (args.table.suffix == ".md" and args.table.parent.is_dir()):
         raise data.UserError(f"--table {args.table} must end in .md, in a folder that exists")
-    evaluate.use_device("cpu", args.threads)
+    cpu = evaluate.use_device("cpu", args.threads)
     threads = torch.get_num_threads()
     model, checkpoint = evaluate.load_model(args.ckpt)
     deployed = Deployed(model).eval()
@@ -242,7 +242,7 @@ def main():
 
     plain = copy.deepcopy(deployed).to(memory_format=torch.contiguous_format)
     networks = {"PyTorch, float32, NCHW": (plain, None), "PyTorch, float32": (deployed, None)}
-    if evaluate.has_native_bfloat16(torch.device("cpu")):
+    if evaluate.has_native_bfloat16(cpu):
         networks["PyTorch, bfloat16"] = (deployed, torch.bfloat16)
     sessions = {name: open_session(path, threads) for name, path in files.items()}
     scores = {name: predict(session, images) for name, session in sessions.items()}
@@ -261,7 +261,7 @@ def main():
         for name, (ms, rate) in speeds.items()
     ]
     machine = (
-        f"Measured on {evaluate.describe_device(torch.device('cpu'))}, {threads} threads, "
+        f"Measured on {evaluate.describe_device(cpu)}, {threads} threads, "
         f"PyTorch {torch.__version__}, ONNX Runtime {ort.__version__}"
     )
     write_table(rows, args.table, [machine])
