@@ -116,9 +116,7 @@ def draw_features(model, images, labels, folder):
     for axis, (points, name) in zip(axes, kinds, strict=True):
         tsne = TSNE(2, init="pca", perplexity=30, random_state=0)
         scatter_classes(axis, tsne.fit_transform(points.numpy()), labels.numpy())
-        axis.set_title(f"t-SNE of the {name}")
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(title=f"t-SNE of the {name}", xticks=[], yticks=[])
     figure.suptitle(f"{len(images):,} test images")
     save(figure, folder, "features.png")
 
