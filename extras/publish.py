@@ -24,7 +24,6 @@ from analyze import read_run
 from train import folder_name
 
 FILES = ("config.json", "log.csv", "steps.csv", "evaluation.json", "predictions.csv")
-KEYS = ("config", "epoch", "model")  # of a checkpoint; the logs are in FILES
 HEADER = """# Trained weights
 
 Evaluate them with `python evaluate.py --ckpt pretrained/FILE`. Kernels and matrices are rounded to
@@ -38,12 +37,13 @@ main README has their mean.
 
 def round_weights(checkpoint):
     """Return the bytes of a checkpoint file with kernels and matrices in float16."""
-    published = {key: checkpoint[key] for key in KEYS}
     # BatchNorm's vectors stay in float32: they are few, and small variances would become 0.
-    published["model"] = {
+    weights = {
         name: tensor.half() if tensor.ndim > 1 else tensor
         for name, tensor in checkpoint["model"].items()
     }
+    # Without the logs, which are in FILES.
+    published = {"config": checkpoint["config"], "epoch": checkpoint["epoch"], "model": weights}
     buffer = io.BytesIO()
     torch.save(published, buffer)
     return buffer.getvalue()
