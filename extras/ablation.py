@@ -244,6 +244,7 @@ def main():
         for change, seed in jobs:
             print(f"{change:30} seed {seed}  {BASE} {CHANGES[change]}")
         return
+    data.load(args.data_dir, train=True)  # downloaded now, not by several runs at the same time
     Path(args.runs).mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     failed = 0

@@ -130,7 +130,7 @@ def test_ablation_adds_one_row_per_run_and_repeats_none(tmp_path, monkeypatch, c
 def test_failed_run_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "CHANGES", {"wrong": "--lr x"})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["ablation.py", "--seeds", "1"])
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--seeds", "1", "--data-dir", DATA])
     with pytest.raises(data.UserError, match="1 runs failed"):
         ablation.main()
     assert "wrong 0 failed" in capsys.readouterr().err.replace("-", " ")
