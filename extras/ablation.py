@@ -178,10 +178,9 @@ def plot(rows, folder, name):
         1, 2, figsize=(11, 1.2 + 0.27 * len(rows)), sharey=True, width_ratios=[3, 1],
         layout="constrained",
     )  # fmt: skip
-    for y, row in enumerate(rows):
-        left.errorbar(100 * row["accuracy"], y, xerr=100 * row["half"], fmt="o", color=COLOURS[0],
-                      capsize=3)  # fmt: skip
-    left.axvline(100 * rows[0]["accuracy"], color="grey", ls=":")
+    accuracy, half = (100 * np.array([row[key] for row in rows]) for key in ("accuracy", "half"))
+    left.errorbar(accuracy, range(len(rows)), xerr=half, fmt="o", color=COLOURS[0], capsize=3)
+    left.axvline(accuracy[0], color="grey", ls=":")
     bars = right.barh(range(len(rows)), [row["minutes"] for row in rows], 0.6, color="lightgrey")
     right.bar_label(bars, fmt="%.1f", padding=3)
     right.margins(x=0.25)
