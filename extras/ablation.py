@@ -138,8 +138,7 @@ def average_seeds(file):
         studies.setdefault(row["study"], {}).setdefault(row["change"], []).append(run_of_row)
     result = []
     for study, changes in studies.items():
-        machines = [machine for runs in changes.values() for *_, machine in runs]
-        usual = statistics.mode(machines)
+        usual = statistics.mode(machine for runs in changes.values() for *_, machine in runs)
         accuracies = {change: [run[0] for run in runs] for change, runs in changes.items()}
         for change, runs in changes.items():
             minutes = [minutes for _, minutes, machine in runs if machine == usual]
