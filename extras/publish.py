@@ -87,12 +87,12 @@ def main():
     if missing:
         raise data.UserError(f"{run} has no {missing[0]}: train and evaluate first")
     try:
-        evaluation = read_run(run).evaluation
+        epoch = read_run(run).evaluation["epoch"]  # of the checkpoint that was tested
     except Exception as error:  # whatever a damaged file leads to
         raise data.UserError(f"{run} cannot be published: {error!r}") from None
     if args.weights:
         _, checkpoint = evaluate.load_model(run / "best.pt")
-        if evaluation["epoch"] != checkpoint["epoch"]:
+        if epoch != checkpoint["epoch"]:
             raise data.UserError(f"{run}: evaluation.json is not of best.pt: evaluate it again")
         content = round_weights(checkpoint)
         accuracy = measure_accuracy(content, args.data_dir)

@@ -81,9 +81,10 @@ def test_publish_refuses_a_run_that_was_not_tested(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_publish_refuses_a_damaged_run(mlp_run, tmp_path):
+@pytest.mark.parametrize("content", [b"", b"{}"])
+def test_publish_refuses_a_damaged_run(mlp_run, tmp_path, content):
     run = shutil.copytree(mlp_run, tmp_path / "mlp")
-    (run / "evaluation.json").write_bytes(b"")
+    (run / "evaluation.json").write_bytes(content)
     message = call("extras/publish.py", "--run", run, "--out", tmp_path, code=1)
     assert "cannot be published" in message and len(message.splitlines()) == 1
     assert not (tmp_path / "results").exists()
