@@ -1,4 +1,4 @@
-"""Classify photographs: print the three most likely classes of each, and draw them on a sheet.
+"""Classify photographs: print the three most likely classes of each, and draw the first 20.
 
     python extras/predict.py --ckpt pretrained/resnet18-200epochs-all.pt shirt.jpg folder/
 
@@ -8,28 +8,26 @@ set's paper: Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747, section 2.
 """
 
 import argparse
-import io
-import math
 import os
 import sys
 import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps, PngImagePlugin
+from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import analyze
 import data
 import evaluate
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 SIDE = 512  # pixels; larger photographs are reduced to this side: enough to find the article
 TOLERANCE = 24  # of 255: noise and JPEG change a plain background by less
-SOFTWARE = "FashionMNIST extras/predict.py"  # marks the sheets, in the metadata of the PNG
-MAX_CELLS = 300  # photographs drawn on a sheet
 
 
 # ---- From a file to an image like those of the data set
@@ -46,8 +44,6 @@ def read_photograph(path):
     """
     if not path.is_file():
         raise data.UserError("it is not a file" if path.exists() else "there is no such file")
-    if is_sheet(path):
-        raise data.UserError("it is a sheet of this script")
     try:
         with Image.open(path, formats=FORMATS) as opened:
             opened.draft(None, (SIDE, SIDE))  # a JPEG can be decoded at ½, ¼ or ⅛ of its size
@@ -159,65 +155,33 @@ def to_fashion(photograph):
     return torch.tensor(np.asarray(result))
 
 
-# ---- The sheet
-
-
-def draw_cell(name, photograph, image, answers):
-    """Draw a photograph, its 28×28 image and its classes: a Pillow image of 400×140 pixels."""
-    cell = Image.new("RGB", (400, 140), "gainsboro")
-    pen, font = ImageDraw.Draw(cell), ImageFont.load_default(13)
-    # Pillow's font draws a box for a Chinese character; cells are in the order of the output.
-    pen.text((8, 4), name.encode("utf-8", "replace").decode(), "black", font)
-    small = ImageOps.contain(photograph, (112, 112))
-    cell.paste(small, (8, 22), small if small.mode == "RGBA" else None)
-    seen = Image.fromarray(image.numpy()).resize((112, 112), Image.Resampling.NEAREST)
-    cell.paste(seen, (128, 22))
-    for i, (answer, probability) in enumerate(answers):
-        pen.text((248, 24 + 36 * i), answer, "black", font)
-        pen.rectangle((248, 42 + 36 * i, 248 + 140 * probability, 48 + 36 * i), "navy")
-    return cell
-
-
-def write_sheet(cells, path):
-    """Write the cells, column by column, as one PNG that ``is_sheet`` recognises."""
-    columns = max(1, round(math.sqrt(len(cells) / 3)))  # about as wide as high
-    rows = math.ceil(len(cells) / columns)
-    sheet = Image.new("RGB", (400 * columns, 140 * rows), "gainsboro")
-    for i, cell in enumerate(cells):
-        sheet.paste(cell, (400 * (i // rows), 140 * (i % rows)))
-    metadata = PngImagePlugin.PngInfo()
-    metadata.add_text("Software", SOFTWARE)
-    content = io.BytesIO()
-    sheet.save(content, "PNG", pnginfo=metadata)
-    data.write_file(path, content.getvalue())
-
-
-def is_sheet(path):
-    """Return whether a file is a sheet that this script wrote."""
-    try:
-        if not path.is_file():  # opening a pipe would wait for ever
-            return False
-        with Image.open(path, formats=["PNG"]) as image:
-            return image.info.get("Software") == SOFTWARE
-    except Exception:  # it is no PNG, it is damaged, or it may not be read
-        return False
-
-
-def check_out(path):
-    """Raise a UserError if no sheet can be written to ``path`` or it would replace another file."""
-    if path.suffix.lower() != ".png":
-        raise data.UserError(f"--out {path} must end in .png")
-    if not path.parent.is_dir():
-        raise data.UserError(f"--out: there is no folder {path.parent}")
-    if path.exists() and not is_sheet(path):
-        raise data.UserError(f"--out {path} exists, and is not a sheet of this script")
-
-
 # ---- The script
 
 
+def draw(predicted, folder):
+    """Draw photographs, one per row, with their 28×28 images and most likely classes.
+
+    Args:
+        predicted: list of (name, photograph, image 28×28, [(class, probability), …]).
+        folder: where to write predictions.png.
+    """
+    n = len(predicted)
+    figure, axes = plt.subplots(n, 3, figsize=(8, 1.8 * n), squeeze=False, layout="constrained")
+    for row, (name, photograph, image, answers) in zip(axes, predicted, strict=True):
+        left, middle, right = row
+        analyze.show(left, photograph, name)
+        analyze.show(middle, image)
+        names, probabilities = zip(*answers, strict=True)
+        bars = right.barh(names, probabilities, color="tab:blue")
+        right.bar_label(bars, fmt="{:.1%}", padding=3)
+        right.set(xlim=(0, 1.3), xticks=[])
+        right.invert_yaxis()
+        right.spines[:].set_visible(False)
+    analyze.save(figure, folder, "predictions.png")
+
+
 def list_files(paths):
-    """Return the files, and those in the folders, except sheets and hidden files in a folder.
+    """Return the files, and those in the folders, except hidden ones.
 
     Raises:
         UserError: a folder has none.
@@ -227,7 +191,7 @@ def list_files(paths):
         if not os.path.isdir(path):  # unlike path.is_dir(), False where it may not look
             files.append(path)
             continue
-        found = [p for p in sorted(path.iterdir()) if not (p.name.startswith(".") or is_sheet(p))]
+        found = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
         if not found:
             raise data.UserError(f"there are no photographs in the folder {path}")
         files += found
@@ -239,7 +203,7 @@ def main(argv=None):
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--ckpt", required=True, help="checkpoint written by train.py")
-    parser.add_argument("--out", type=Path, default="predictions.png", help="PNG of the sheet")
+    parser.add_argument("--out", default="figures", help="folder to write predictions.png into")
     parser.add_argument("photographs", type=Path, nargs="+", help="files, or folders of files")
     args = parser.parse_args(argv)
 
@@ -248,9 +212,9 @@ def main(argv=None):
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     files = list_files(args.photographs)
-    check_out(args.out)
+    folder = analyze.open_folder(args.out)
     model, _ = evaluate.load_model(args.ckpt)
-    cells, skipped = [], 0
+    predicted, skipped = [], 0
     for path in files:
         try:
             photograph = read_photograph(path)
@@ -261,16 +225,13 @@ def main(argv=None):
             continue
         logits = evaluate.predict(model, image[None])
         probabilities, classes = logits[0].softmax(0).topk(3)
-        answers = [
-            (f"{data.CLASSES[i]} {100 * p:.1f} %", p)
-            for i, p in zip(classes.tolist(), probabilities.tolist(), strict=True)
-        ]
-        print(f"{path}: {', '.join(answer for answer, _ in answers)}", flush=True)
-        if len(cells) < MAX_CELLS:
-            cells.append(draw_cell(path.name, photograph, image, answers))
-    if cells:
-        write_sheet(cells, args.out)
-        print(f"written: {args.out}, with {len(cells)} of {len(files) - skipped} photographs")
+        names = [data.CLASSES[i] for i in classes]
+        answers = [*zip(names, probabilities.tolist(), strict=True)]
+        print(f"{path}: {', '.join(f'{name} {100 * p:.1f} %' for name, p in answers)}", flush=True)
+        if len(predicted) < 20:
+            predicted.append((path.name, photograph, image, answers))
+    if predicted:
+        draw(predicted, folder)
     if skipped:
         raise data.UserError(f"{skipped} of {len(files)} files were skipped")
 
