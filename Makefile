@@ -18,7 +18,7 @@ ifneq ($(words $(DATA)),1)
 $(error DATA="$(DATA)": make cannot handle spaces in paths; use a folder without, or the scripts)
 endif
 
-.PHONY: help train evaluate figures bench ablation soak tensorboard test lint data clean
+.PHONY: help train evaluate figures bench ablation tensorboard test lint data clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,7 +27,6 @@ help:
 	@echo "make figures      draw the figures and a table    ARGS"
 	@echo "make bench        measure the machine's speed     ARGS"
 	@echo "make ablation     measure each change's effect    ARGS (hours; ARGS=--list shows the runs)"
-	@echo "make soak         kill 100 runs, resume, compare  ARGS (10 minutes)"
 	@echo "make tensorboard  show the runs in a browser      ARGS"
 	@echo "make test         run the tests                   ARGS"
 	@echo "make lint         check the code with ruff"
@@ -47,7 +46,7 @@ evaluate: $(SETUP) $(FILES)
 figures: $(SETUP) $(FILES)
 	.venv/bin/python analyze.py --data-dir "$(DATA)" $(ARGS)
 
-bench ablation soak: $(SETUP) $(FILES)
+bench ablation: $(SETUP) $(FILES)
 	.venv/bin/python extras/$@.py --data-dir "$(DATA)" $(ARGS)
 
 tensorboard: $(SETUP)

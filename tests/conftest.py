@@ -1,5 +1,6 @@
 """Shared by all tests: the scripts as processes, the real data, and one short real run."""
 
+import csv
 import multiprocessing
 import os
 import runpy
@@ -69,6 +70,14 @@ def call(script, *args, code=0):
     assert process.exitcode == code, text
     assert "Traceback" not in text
     return text
+
+
+def read_logs(run):
+    """Return the rows of log.csv without their seconds, and the text of steps.csv."""
+    rows = list(csv.DictReader((run / "log.csv").read_text(encoding="utf-8").splitlines()))
+    for row in rows:
+        del row["seconds"]
+    return rows, (run / "steps.csv").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def test_pretrained_weights_are_those_of_the_published_predictions(path):
     assert digest in (ROOT / "pretrained/README.md").read_text(encoding="utf-8")
 
 
-# ---- bench.py and soak.py
+# ---- bench.py
 
 
 def test_bench_measures_every_case(tmp_path):
@@ -128,11 +128,6 @@ def test_bench_measures_every_case(tmp_path):
         assert float(share.removesuffix(" %")) > 0 if "train" in row["what"] else share == ""
     table = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "| train mlp | ours float32 |" in table
-
-
-def test_soak_compares_a_killed_training():
-    printed = call("extras/soak.py", "--kills", 1, "--epochs", 1)
-    assert "1 of 1 are bit by bit equal" in printed
 
 
 # ---- export.py
