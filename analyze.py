@@ -322,16 +322,16 @@ def plot_accuracy(runs, folder):
 
 
 def points_over_minutes(runs):
-    """Choose up to ten recipes: the user's own, and the best of those that ran on the processor
-    that most runs ran on, because only their times are comparable.
+    """Choose up to ten recipes: the user's own, and the best of the published ones that ran on the
+    same processor as most of them, because only their times are comparable.
 
     Returns:
         A list of (minutes of the run, mean test accuracy of its seeds in percent, run); the run is
         the first by name of the seeds whose times compare.
     """
     tested = [run for run in runs if run.evaluation]
-    machines = [run.machine for run in tested]
-    usual = statistics.mode(machines)
+    published = [run for run in tested if not run.own]
+    usual = statistics.mode(run.machine for run in published or tested)
     comparable = [run for run in tested if run.own or run.machine == usual]
     points = []
     for run in comparable:

@@ -36,7 +36,7 @@ import evaluate
 from models import MODELS, build_model, count_parameters
 
 # Set by torchrun: how many processes there are, and which of them this is, from 0.
-WORLD = int(os.environ.get("WORLD_SIZE", "1"))
+WORLD = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 RANK = int(os.environ["RANK"]) if WORLD > 1 else 0
 
 # Recipes: defaults of options, such as args.lr. --recipe report is the first; modern, the default,
@@ -230,8 +230,10 @@ def build_optimizers(model, args):
         # Not the last layer, nor a first convolution, 64×1×3×3: only nine weights a channel.
         hidden = [p for p in weights[:-1] if p.shape[1] != 1]
         rest = [p for p in parameters if not any(p is h for h in hidden)]  # "in" compares values
+        if not hidden:
+            raise data.UserError("--optimizer muon: the network has no hidden layer")
         adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
-        return [adamw, Muon(hidden, **settings)] if hidden else [adamw]
+        return [adamw, Muon(hidden, **settings)]
     groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]
     if args.optimizer == "adam":
         return [torch.optim.Adam(groups, **settings, fused=True)]
@@ -269,7 +271,7 @@ def main(argv=None):
     optimizers = build_optimizers(model, args)
 
     folder = Path(args.runs) / args.name
-    with claim_folder(folder, args.resume):
+    with claim_folder(folder):
         # With --resume, it also loads model and optimizers. The state is the rest of a checkpoint:
         # "config" (options, environment), "epoch" (finished), "log" and "steps" (rows of the CSVs).
         state = start_or_resume(folder, model, optimizers, args, device)
@@ -383,11 +385,7 @@ def orthogonalize(x):
 
 
 def join_processes(device, args):
-    """Connect the processes, if torchrun has started several, and return the device of this one.
-    After a restart by torchrun all of them resume."""
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if restarts != "0":
-        args.resume = True
+    """Connect the processes, if torchrun has started several, and return the device of this one."""
     if WORLD > 1:
         if args.batch_size < 4 * WORLD:  # the last batch may have only a quarter
             raise data.UserError(f"{WORLD} processes are too many for batches of {args.batch_size}")
@@ -397,7 +395,7 @@ def join_processes(device, args):
         # After a restart by torchrun, its store still has the addresses of the dead processes: in
         # PyTorch 2.14, half of all restarts fail without a prefix of their own.
         store, *_ = next(dist.rendezvous("env://"))
-        store = dist.PrefixStore(restarts, store)
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
         backend = "nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=RANK, world_size=WORLD)
     return device
@@ -411,43 +409,36 @@ LOG_STEPS = 25
 FREE_OPTIONS = ("name", "runs", "resume", "no_test", "device", "threads", "data_dir")
 
 
-@contextlib.contextmanager
-def claim_folder(folder, may_resume):
+def claim_folder(folder):
     """Create the folder of a run, and keep other processes from training in it during a ``with``.
 
     Raises:
-        UserError: another process trains in it, or this training would overwrite something.
+        UserError: another process trains in it.
     """
-    lock = FileLock(folder / "lock")
-    if RANK == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise data.UserError(f"{folder} is being trained by another process") from None
+    if RANK > 0:
+        return contextlib.nullcontext()
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        if (folder / "last.pt").exists():
-            if not may_resume:
-                raise data.UserError(
-                    f"{folder} holds a run: --resume continues it, --name starts another"
-                )
-        elif others := {file.name for file in folder.glob("*")} - {"lock", "last.pt.tmp"}:
-            raise data.UserError(
-                f"{folder} holds {min(others)}, but no last.pt: use another --name"
-            )
-        yield
-    finally:
-        lock.release()
+        return FileLock(folder / "lock").acquire(blocking=False)
+    except Timeout:
+        raise data.UserError(f"{folder} is being trained by another process") from None
 
 
 def start_or_resume(folder, model, optimizers, args, device):
-    """If there is a last.pt (claim_folder() has refused it without --resume), load weights and
-    optimizers from it. Write config.json, and return the state of the run, described in main().
+    """With --resume, load weights and optimizers from last.pt, if there is one. Write config.json,
+    and return the state of the run, described in main().
 
     Raises:
-        UserError: last.pt cannot be read, or does not fit the options or the network.
+        UserError: a new training would overwrite something; or last.pt cannot be read, or does not
+            fit the options or the network.
     """
     path, env = folder / "last.pt", environment(model, device)
+    files = {file.name for file in folder.glob("*")} - {"lock", "last.pt.tmp"}
+    if files and not (args.resume and path.exists()):
+        raise data.UserError(
+            f"{folder} holds {min(files)}: --resume continues a run that has a last.pt, "
+            "--name starts another"
+        )
     # What must be the same when the run is resumed.
     options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
     state = {"config": {**options, **env}, "epoch": 0, "log": [], "steps": []}

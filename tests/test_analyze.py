@@ -251,6 +251,10 @@ def test_points_over_minutes(tmp_path):
     points = analyze.points_over_minutes(analyze.find_runs([tmp_path, ROOT / "results"]))
     assert [run.folder.name for *_, run in points] == [f"run{i}" for i in range(2, 12)]
     assert points[-1][1] == pytest.approx(62)  # the mean of 61 and 63 %
+    for i in range(20):  # many own runs on a machine of their own, of one recipe
+        copy_run(tmp_path / f"more/seed{i}", config=config | {"seed": i})
+    points = analyze.points_over_minutes(analyze.find_runs([tmp_path / "more", ROOT / "results"]))
+    assert len(points) > 3 and [run.own for *_, run in points].count(True) == 1
     analyze.plot_accuracy_over_minutes(points, analyze.open_folder(tmp_path))
     check_figures(tmp_path, ["accuracy_over_minutes.png"])
 

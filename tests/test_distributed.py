@@ -117,7 +117,8 @@ def test_killed_process_ends_the_job_or_restarts_it(tmp_path):
     for restarts in (0, 1):
         folder = tmp_path / str(restarts)
         folder.mkdir()
-        args = ("--model", "mlp", "--epochs", 5, "--batch-size", 500, "--name", "net")
+        args = ("--model", "mlp", "--epochs", 5, "--batch-size", 500, "--name", "net",
+                "--resume")  # fmt: skip
         options = ("--max-restarts", restarts)
         process, last = launch(folder, 2, *args, torchrun=options), folder / "net" / "last.pt"
         jobs.append((restarts, process, last))

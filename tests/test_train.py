@@ -9,17 +9,23 @@ import time
 
 import pytest
 import torch
-from conftest import DATA, MLP_RUN, ROOT, call, start
+from conftest import DATA, MLP_RUN, ROOT, call, read_logs, start
 
 import data
 import evaluate
 import train
-from extras.soak import read_logs, read_outcome
 from models import build_model
 
 
 def read_weights(run, name="last.pt"):
     return torch.load(run / name, weights_only=True)
+
+
+def read_outcome(run):
+    """Return what must be equal: the logs without their times, and the bytes of all weights."""
+    best, last = (read_weights(run, name)["model"] for name in ("best.pt", "last.pt"))
+    weights = [*best.values(), *last.values()]
+    return *read_logs(run), [weight.numpy().tobytes() for weight in weights]
 
 
 def wait_for(process, run, epochs):
@@ -97,6 +103,8 @@ def test_muon_gets_the_hidden_layers():
         (group,) = muon.param_groups
         assert group["lr"] == pytest.approx(args.lr * fraction)
         assert group["weight_decay"] == args.weight_decay > 0
+    with pytest.raises(data.UserError, match="hidden layer"):
+        train.build_optimizers(torch.nn.Sequential(torch.nn.Linear(784, 10)), args)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
@@ -177,7 +185,7 @@ def test_files_of_another_run_are_never_overwritten(tmp_path):
     files = {path: path.read_bytes() for path in published.iterdir()}
     for more in ((), ("--resume",)):
         message = call("train.py", "--model", "mlp", "--runs", tmp_path, *more, code=1)
-        assert "no last.pt" in message and len(message.splitlines()) == 1
+        assert "has a last.pt" in message and len(message.splitlines()) == 1
     assert {path: path.read_bytes() for path in files} == files
 
 
@@ -196,7 +204,7 @@ def test_trains_without_git(tmp_path):
 def test_rank_without_other_processes_is_ignored(tmp_path):
     options = ("--model", "mlp", "--recipe", "report", "--epochs", 1, "--batch-size", 5000,
                "--seed", 1, "--lr", 0, "--no-test", "--runs", tmp_path)  # fmt: skip
-    process = start("train.py", *options, env=os.environ | {"RANK": "3"})
+    process = start("train.py", *options, env=os.environ | {"RANK": "3", "WORLD_SIZE": "4"})
     assert process.communicate(timeout=120) and process.returncode == 0
     assert len(read_logs(tmp_path / "mlp")[0]) == 1
     torch.manual_seed(1)  # the seed also decides the initial weights, which a rate of 0 keeps
@@ -261,7 +269,11 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
     for i in range(kills):
         process = start(*options, "--name", "killed", "--resume")
         wait_for(process, tmp_path / "killed", epochs=i + 1)
-        time.sleep(moments.uniform(0, 1))
+        if i % 2:  # while a file is being written
+            while process.poll() is None and not any((tmp_path / "killed").glob("*.tmp")):
+                pass
+        else:
+            time.sleep(moments.uniform(0, 1))
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -402,7 +414,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
 def test_folder_is_released_when_a_training_fails(mlp_run, tmp_path):
     shutil.copytree(mlp_run, tmp_path / "mlp")
     words = [str(word) for word in (*MLP_RUN[1:], "--runs", tmp_path, "--data-dir", DATA)]
-    with pytest.raises(data.UserError, match="--resume continues it") as kept:
+    with pytest.raises(data.UserError, match="--resume continues") as kept:
         train.main(words)
     # Like a notebook, ``kept`` still refers to the variables of that main().
     train.main([*words, "--resume", "--no-test"])
