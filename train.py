@@ -261,8 +261,9 @@ def load_sets(args, device):
 
 def main(argv=None):
     args = parse_args(argv)
+    if WORLD > 1:
+        join_processes(args)
     device = evaluate.use_device(args.device, args.threads)
-    device = join_processes(device, args)  # changes nothing without torchrun
     if args.precision == "auto":
         args.precision = "bfloat16" if evaluate.has_native_bfloat16(device) else "float32"
     train_set, val_set = load_sets(args, device)
@@ -384,21 +385,19 @@ def orthogonalize(x):
 # ---- Several processes, for torchrun only
 
 
-def join_processes(device, args):
-    """Connect the processes, if torchrun has started several, and return the device of this one."""
-    if WORLD > 1:
-        if args.batch_size < 4 * WORLD:  # the last batch may have only a quarter
-            raise data.UserError(f"{WORLD} processes are too many for batches of {args.batch_size}")
-        # Each has a GPU of its own, or they share the CPU: gloo works on no other device.
-        cuda = device.type == "cuda"
-        device = evaluate.use_device(f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu")
-        # After a restart by torchrun, its store still has the addresses of the dead processes: in
-        # PyTorch 2.14, half of all restarts fail without a prefix of their own.
-        store, *_ = next(dist.rendezvous("env://"))
-        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
-        backend = "nccl" if cuda else "gloo"
-        dist.init_process_group(backend, store=store, rank=RANK, world_size=WORLD)
-    return device
+def join_processes(args):
+    """Connect the processes that torchrun has started, and set args.device to that of this one."""
+    if args.batch_size < 4 * WORLD:  # the last batch may have only a quarter
+        raise data.UserError(f"{WORLD} processes are too many for batches of {args.batch_size}")
+    # Each has a GPU of its own, or they share the CPU: gloo works on no other device.
+    cuda = args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
+    args.device = f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
+    # After a restart by torchrun, its store still has the addresses of the dead processes: in
+    # PyTorch 2.14, half of all restarts fail without a prefix of their own.
+    store, *_ = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    backend = "nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=RANK, world_size=WORLD)
 
 
 # ---- The files of a run: start, resume, save
@@ -433,7 +432,7 @@ def start_or_resume(folder, model, optimizers, args, device):
             fit the options or the network.
     """
     path, env = folder / "last.pt", environment(model, device)
-    files = {file.name for file in folder.glob("*")} - {"lock", "last.pt.tmp"}
+    files = {file.name for file in folder.glob("[!.]*")} - {"lock", "last.pt.tmp"}
     if files and not (args.resume and path.exists()):
         raise data.UserError(
             f"{folder} holds {min(files)}: --resume continues a run that has a last.pt, "
