@@ -350,9 +350,9 @@ def plot_accuracy_over_minutes(points, folder):
     for minutes, accuracy, run in points:
         axis.plot(minutes, accuracy, markers[run.machine], ms=7, color=run.colour)
         # The names of the user's own runs stand above their points, the others below.
-        y, rotation, va = (4, -45, "bottom") if run.own else (-4, 45, "top")
-        axis.annotate(run.name, (minutes, accuracy), (-1, y), textcoords="offset points",
-                      rotation=rotation, ha="right", va=va, fontsize=9)  # fmt: skip
+        y, va = (7, "bottom") if run.own else (-7, "top")
+        axis.annotate(run.name, (minutes, accuracy), (0, y), textcoords="offset points",
+                      rotation=90, ha="center", va=va, fontsize=9)  # fmt: skip
     colours = {run.model: run.colour for _, _, run in points}
     for model, accuracy in REPORT_ACCURACY.items():
         if model in colours:
