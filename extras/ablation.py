@@ -17,7 +17,6 @@ import argparse
 import csv
 import os
 import re
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
-from analyze import COLOURS, describe_machine, open_folder, read_run, save, write_table
+from analyze import COLOURS, open_folder, read_run, save, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = (
@@ -119,39 +118,30 @@ def half_interval(groups, group):
 
 
 def average_seeds(file):
-    """Read the rows of an ablation.csv and average them over the seeds.
-
-    Minutes compare only where processor, threads and precision are the same: they are the median of
-    the runs on the machine that most runs of the study ran on, NaN if none did.
+    """Read the rows of an ablation.csv and average them over the seeds. Their minutes are left out:
+    they compare only where one machine, without other work, made all of them.
 
     Returns:
-        A list of dictionaries with study, change, accuracy, half (of the 95 % interval), minutes
-        and seeds, in the file's order.
+        A list of dictionaries with study, change, accuracy, half (of the 95 % interval) and seeds,
+        in the file's order.
     """
-    studies = {}  # study: change: list of (accuracy, minutes, machine)
+    studies = {}  # study: change: list of accuracies
     for row in csv.DictReader(file):
-        machine = describe_machine(row | {"device_name": row["processor"]})
         accuracy = float(row["val_accuracy"])
         if not 0 <= accuracy <= 1 or not row["change"]:
             raise ValueError(f"there is no change with a val_accuracy of {accuracy}")
-        run_of_row = (accuracy, float(row["minutes"]), machine)
-        studies.setdefault(row["study"], {}).setdefault(row["change"], []).append(run_of_row)
-    result = []
-    for study, changes in studies.items():
-        usual = statistics.mode(machine for runs in changes.values() for *_, machine in runs)
-        accuracies = {change: [run[0] for run in runs] for change, runs in changes.items()}
-        for change, runs in changes.items():
-            minutes = [minutes for _, minutes, machine in runs if machine == usual]
-            row = {
-                "study": study,
-                "change": change,
-                "accuracy": np.mean(accuracies[change]),
-                "half": half_interval(accuracies.values(), accuracies[change]),
-                "minutes": np.median(minutes) if minutes else np.nan,
-                "seeds": len(runs),
-            }
-            result.append(row)
-    return result
+        studies.setdefault(row["study"], {}).setdefault(row["change"], []).append(accuracy)
+    return [
+        {
+            "study": study,
+            "change": change,
+            "accuracy": np.mean(accuracies),
+            "half": half_interval(changes.values(), accuracies),
+            "seeds": len(accuracies),
+        }
+        for study, changes in studies.items()
+        for change, accuracies in changes.items()
+    ]
 
 
 def tabulate(rows, folder, name):
@@ -159,11 +149,9 @@ def tabulate(rows, folder, name):
     table = []
     for row in rows:
         half = "" if np.isnan(row["half"]) else f" ± {100 * row['half']:.2f}"
-        minutes = "–" if np.isnan(row["minutes"]) else f"{row['minutes']:.1f}"
         cells = {
             "change": row["change"],
             "validation accuracy": f"{100 * row['accuracy']:.2f}{half} %",
-            "minutes": minutes,
             "seeds": row["seeds"],
         }
         table.append(cells)
@@ -171,23 +159,16 @@ def tabulate(rows, folder, name):
 
 
 def plot(rows, folder, name):
-    """Show validation accuracy and training time of each change of a study, side by side. A dotted
-    line is at the accuracy of the first."""
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 1.2 + 0.27 * len(rows)), sharey=True, width_ratios=[3, 1],
-        layout="constrained",
-    )  # fmt: skip
+    """Show the validation accuracy of each change of a study. A dotted line is at the accuracy of
+    the first."""
+    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.27 * len(rows)), layout="constrained")
     accuracy, half = (100 * np.array([row[key] for row in rows]) for key in ("accuracy", "half"))
-    left.errorbar(accuracy, range(len(rows)), xerr=half, fmt="o", color=COLOURS[0], capsize=3)
-    left.axvline(accuracy[0], color="grey", ls=":")
-    bars = right.barh(range(len(rows)), [row["minutes"] for row in rows], 0.6, color="lightgrey")
-    right.bar_label(bars, fmt="%.1f", padding=3)
-    right.margins(x=0.25)
-    left.set_yticks(range(len(rows)), [row["change"] for row in rows])
-    left.invert_yaxis()
-    left.grid(alpha=0.3)
-    left.set(xlabel="validation accuracy (%)")
-    right.set(xlabel="minutes of training")
+    axis.errorbar(accuracy, range(len(rows)), xerr=half, fmt="o", color=COLOURS[0], capsize=3)
+    axis.axvline(accuracy[0], color="grey", ls=":")
+    axis.set_yticks(range(len(rows)), [row["change"] for row in rows])
+    axis.invert_yaxis()
+    axis.grid(alpha=0.3)
+    axis.set(xlabel="validation accuracy (%)")
     fewest, most = min(row["seeds"] for row in rows), max(row["seeds"] for row in rows)
     seeds = f"{fewest} to {most}" if fewest < most else f"{most}"
     figure.suptitle(f"{rows[0]['study']}: mean and 95 % interval, seeds: {seeds}")
