@@ -229,9 +229,9 @@ def build_optimizers(model, args):
     if args.optimizer == "muon":  # --lr and --weight-decay are those of Muon
         # Not the last layer, nor a first convolution, 64×1×3×3: only nine weights a channel.
         hidden = [p for p in weights[:-1] if p.shape[1] != 1]
-        rest = [p for p in parameters if not any(p is h for h in hidden)]  # "in" compares values
         if not hidden:
             raise data.UserError("--optimizer muon: the network has no hidden layer")
+        rest = [p for p in parameters if not any(p is h for h in hidden)]  # "in" compares values
         adamw = torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, fused=True)
         return [adamw, Muon(hidden, **settings)]
     groups = [{"params": weights}, {"params": vectors, "weight_decay": 0.0}]

@@ -28,12 +28,19 @@ def read_outcome(run):
     return *read_logs(run), [weight.numpy().tobytes() for weight in weights]
 
 
-def wait_for(process, run, epochs):
-    """Wait until a training has finished so many epochs."""
-    while process.poll() is None:
-        if (run / "log.csv").exists() and len((run / "log.csv").read_text().split()) > epochs:
-            return
-        time.sleep(0.01)
+def wait_until(process, happened, *args):
+    """Wait until ``happened(*args)`` is true or the process has ended."""
+    while process.poll() is None and not happened(*args):
+        time.sleep(0.001)
+
+
+def has_finished(run, epochs):
+    log = run / "log.csv"
+    return log.exists() and len(log.read_text().split()) > epochs
+
+
+def is_writing(run):
+    return any(run.glob("*.tmp"))
 
 
 def test_recipes_give_defaults_and_the_command_line_wins():
@@ -185,7 +192,7 @@ def test_files_of_another_run_are_never_overwritten(tmp_path):
     files = {path: path.read_bytes() for path in published.iterdir()}
     for more in ((), ("--resume",)):
         message = call("train.py", "--model", "mlp", "--runs", tmp_path, *more, code=1)
-        assert "has a last.pt" in message and len(message.splitlines()) == 1
+        assert "a run that has a last.pt" in message and len(message.splitlines()) == 1
     assert {path: path.read_bytes() for path in files} == files
 
 
@@ -268,10 +275,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, options, kills):
     moments, killed = random.Random(0), 0
     for i in range(kills):
         process = start(*options, "--name", "killed", "--resume")
-        wait_for(process, tmp_path / "killed", epochs=i + 1)
-        if i % 2:  # while a file is being written
-            while process.poll() is None and not any((tmp_path / "killed").glob("*.tmp")):
-                pass
+        wait_until(process, has_finished, tmp_path / "killed", i + 1)
+        if i % 2:
+            wait_until(process, is_writing, tmp_path / "killed")
         else:
             time.sleep(moments.uniform(0, 1))
         killed += process.poll() is None
@@ -315,7 +321,7 @@ def test_first_epochs_are_those_of_the_published_run(tmp_path, name):
     # The learning rate asks for all epochs, so the training is stopped.
     process = start("train.py", "--model", "mlp", "--recipe", config["recipe"], "--threads", 2,
                     "--runs", tmp_path)  # fmt: skip
-    wait_for(process, tmp_path / "mlp", epochs=4)
+    wait_until(process, has_finished, tmp_path / "mlp", 4)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in err
@@ -401,8 +407,7 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
 def test_two_trainings_in_one_folder_are_refused(tmp_path):
     options = ("--model", "mlp", "--epochs", 400, "--runs", tmp_path)
     process = start("train.py", *options)
-    while process.poll() is None and not (tmp_path / "mlp" / "last.pt").exists():
-        time.sleep(0.01)
+    wait_until(process, (tmp_path / "mlp" / "last.pt").exists)
     try:
         message = call("train.py", *options, "--resume", code=1)
     finally:
@@ -414,7 +419,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
 def test_folder_is_released_when_a_training_fails(mlp_run, tmp_path):
     shutil.copytree(mlp_run, tmp_path / "mlp")
     words = [str(word) for word in (*MLP_RUN[1:], "--runs", tmp_path, "--data-dir", DATA)]
-    with pytest.raises(data.UserError, match="--resume continues") as kept:
+    with pytest.raises(data.UserError, match="--resume continues a run that has") as kept:
         train.main(words)
     # Like a notebook, ``kept`` still refers to the variables of that main().
     train.main([*words, "--resume", "--no-test"])
