@@ -12,6 +12,7 @@ runs, and one figure, such as plot_errors(); the others can be read when they ar
 import argparse
 import io
 import json
+import re
 import statistics
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +42,7 @@ SHORT = ("T-shirt", *data.CLASSES[1:-1], "Boot")  # where there is little room
 NETWORK_COLOURS = dict(zip(MODELS, ("#b5651d", "#16407f", "#7cc4d8", "#7a2f5d", "#8aa63f"),
                            strict=False))  # fmt: skip
 BIN_EDGES = np.linspace(0, 1, 16)  # of the probabilities, for the calibration
-# Entries of config.json in which runs with the same settings may differ.
+# Entries of config.json in which the seeds of a recipe may differ.
 NOT_SETTINGS = ("seed", "git", "python", "torch", "resumed", "device_name", "threads")
 
 
@@ -88,8 +89,9 @@ def read_run(folder):
         label_smoothing=config["label_smoothing"],
         seed=config["seed"],
         parameters=config["parameters"],
-        # Equal for runs that differ only in entries that NOT_SETTINGS lists.
-        settings={k: v for k, v in config.items() if k not in NOT_SETTINGS},
+        # Equal for the seeds of a recipe: NAME, NAME-seed1, NAME-seed2 … with the same options.
+        settings={k: v for k, v in config.items() if k not in NOT_SETTINGS}
+        | {"name": re.sub(r"-seed\d+$", "", folder.name)},
         epochs=config["epochs"],  # planned; len(log) are done
         on_all=config["train_on"] == "all",  # also trained on the validation images
         machine=" then ".join(machines),  # processor, threads, precision
@@ -133,8 +135,8 @@ def find_runs(folders):
 
 
 def find_seeds(run, runs):
-    """Return this run and those that differ from it at most in NOT_SETTINGS, such as the seed: all
-    the user's own or all published."""
+    """Return this run and those of its recipe with other seeds, which are named like it and differ
+    at most in NOT_SETTINGS: all the user's own or all published."""
     return [r for r in runs if r.settings == run.settings and r.own == run.own]
 
 
@@ -290,6 +292,7 @@ def plot_loss(runs, folder):
         for run in runs:
             if run.label_smoothing == amount:
                 step, loss = run.steps["step"], run.steps["train_loss"]
+                # At i, the mean of the last tenth of the values up to it.
                 smooth = [loss[i - i // 10 : i + 1].mean() for i in range(len(loss))]
                 axis.plot(step, loss, color=run.colour, lw=0.5, alpha=0.25)
                 axis.plot(step, smooth, lw=1.8, **line_style(run))
@@ -313,7 +316,8 @@ def plot_accuracy(runs, folder):
         axis.set(xlabel="epoch", xscale="log")  # 10 epochs beside 133
         set_log_ticks(axis.xaxis, (1, 2, 5))
         axis.grid(alpha=0.3)
-    # The highest points of all curves are in view; a best_validation of 0: there was no validation.
+    # The y axis begins 10 points below the lowest of the curves' highest points, so that all of
+    # these are in view. A best_validation of 0: there was no validation.
     highest = [min(run.log["train_accuracy"].max(), run.best_validation or 1) for run in runs]
     axes[0].set(title="training (augmented images)", ylabel="accuracy (%)")
     axes[1].set(title="validation", ylim=(max(0, 100 * min(highest) - 10), 100))

@@ -69,8 +69,8 @@ def load(data_dir, train):
 def split_indices():
     """Split the 60,000 training images by a seeded random permutation.
 
-    As in the report, the split is not stratified: each class has about 1,200 validation images,
-    with a standard deviation of 30. It is the same for all runs on all machines.
+    The split is not stratified: each class has about 1,200 validation images, with a standard
+    deviation of 30. It is the same for all runs on all machines.
 
     Returns:
         int64 tensors with the indices of 48,000 training and 12,000 validation images.
@@ -98,11 +98,12 @@ def crop_and_flip(images, offsets, flips, padding):
     """
     padded = F.pad(images, [padding] * 4)  # left, right, top, bottom
     window = torch.arange(28, device=images.device)
-    rows = offsets[:, :1] + window  # N×28: the rows of each crop in its padded image
+    rows = offsets[:, :1] + window  # N×1 + 28 → N×28: the rows of each crop in its padded image
     columns = offsets[:, 1:] + window  # N×28
     columns = torch.where(flips[:, None], columns.flip(1), columns)  # a flip: from right to left
     i = torch.arange(len(images), device=images.device)
-    # Broadcast to N×28×28: pixel (i, r, c) is padded[i, rows[i, r], columns[i, c]].
+    # N×1×1, N×28×1 and N×1×28 broadcast to N×28×28: pixel (i, r, c) of the result is
+    # padded[i, rows[i, r], columns[i, c]].
     return padded[i[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 

@@ -39,10 +39,11 @@ from models import MODELS, build_model, count_parameters
 WORLD = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 RANK = int(os.environ["RANK"]) if WORLD > 1 else 0
 
-# Recipes: defaults of options, such as args.lr. --recipe report is the first; modern, the default,
-# is the network's in MODERN, or OWN_RECIPE. The other options have their defaults in parse_args().
+# Recipes: defaults of options, such as args.lr. --recipe report is REPORT_RECIPE; --recipe modern,
+# the default, is MODERN[args.model], or OWN_RECIPE for a network of your own. The other options
+# have their defaults in parse_args().
 REPORT_RECIPE = {
-    "epochs": 133,  # its "about 50,000 steps"
+    "epochs": 133,  # of 375 steps: its "about 50,000 steps"
     "batch_size": 128,  # the report states neither this nor lr: these are the usual ones
     "optimizer": "adam",
     "lr": 1e-3,
@@ -127,7 +128,7 @@ def train_epoch(model, optimizers, train_set, epoch, args):
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-        # All three as tensors: .item() would make the CPU wait for the GPU in every step.
+        # Loss, correct and count as tensors: .item() would make the CPU wait for the GPU.
         correct = (logits.argmax(1) == labels).sum()
         count = torch.full_like(loss, len(labels))
         per_step.append(torch.stack([loss.detach() * len(labels), correct, count]))
@@ -155,7 +156,7 @@ def draw_epoch(train_set, epoch, args):
     """
     images, labels = train_set
     n, device = len(images), images.device
-    torch.manual_seed(10_000 * args.seed + epoch)  # there are at most 10,000 epochs
+    torch.manual_seed(10_000 * args.seed + epoch)  # no seed has more than 10,000 epochs
     batches = torch.randperm(n).to(device).split(args.batch_size)  # indices of images
     if len(batches) > 1 and 4 * len(batches[-1]) < args.batch_size:
         batches = batches[:-1]
@@ -219,12 +220,12 @@ def set_learning_rate(optimizers, args, progress):
 
 
 def build_optimizers(model, args):
-    """Return a list of optimizers: one, or AdamW and, for hidden layers, Muon. Muon is SGD with
-    momentum, but all singular values of its update of a weight matrix are about 1. A new optimizer
-    needs a branch here and a line in ``OPTIMIZERS``."""
+    """Return a list of optimizers: one, or AdamW and, for hidden layers, Muon, a class below. A new
+    optimizer needs a branch here and a line in ``OPTIMIZERS``."""
     parameters = list(model.parameters())
     weights = [p for p in parameters if p.ndim > 1]  # matrices and kernels
-    vectors = [p for p in parameters if p.ndim <= 1]  # biases and BatchNorm: no weight decay
+    # Biases and BatchNorm: too few to overfit, so without weight decay.
+    vectors = [p for p in parameters if p.ndim <= 1]
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "muon":  # --lr and --weight-decay are those of Muon
         # Not the last layer, nor a first convolution, 64×1×3×3: only nine weights a channel.
@@ -273,7 +274,7 @@ def main(argv=None):
 
     folder = Path(args.runs) / args.name
     with claim_folder(folder):
-        # With --resume, it also loads model and optimizers. The state is the rest of a checkpoint:
+        # With --resume, it also loads model and optimizers. The state is all else of a checkpoint:
         # "config" (options, environment), "epoch" (finished), "log" and "steps" (rows of the CSVs).
         state = start_or_resume(folder, model, optimizers, args, device)
         if RANK == 0:
@@ -372,7 +373,7 @@ def orthogonalize(x):
     """
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's
     gram = x @ x.T
-    squared_norm = gram.trace() + 1e-14  # of x
+    squared_norm = gram.trace() + 1e-14  # of x: the sum of the squares of its elements
     gram = gram / squared_norm  # of x / x.norm(), so that no singular value exceeds 1
     product = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(5):
@@ -503,7 +504,8 @@ def save_epoch(folder, board, per_step, state, model, optimizers):
     data.write_csv(folder / "log.csv", state["log"])
     data.write_csv(folder / "steps.csv", state["steps"])
     # No evaluation of the checkpoints that are replaced may stay.
-    for prefix in ("last-", "last-val-", "", "val-") if is_best else ("last-", "last-val-"):
+    prefixes = ("last-", "last-val-", "", "val-") if is_best else ("last-", "last-val-")
+    for prefix in prefixes:
         (folder / f"{prefix}evaluation.json").unlink(missing_ok=True)
         (folder / f"{prefix}predictions.csv").unlink(missing_ok=True)
     if is_best:
