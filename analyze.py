@@ -113,7 +113,7 @@ def read_run(folder):
 
 
 def describe_machine(facts):
-    """Return processor, threads and precision as text: times with the same text are comparable."""
+    """Return processor, threads and precision as text. Times are comparable only if it is equal."""
     # What a GPU does in a second hardly depends on the CPU's threads.
     threads = f"{facts['threads']} threads, " if facts.get("device", "cpu") == "cpu" else ""
     precision = facts.get("precision", "float32")  # evaluate.py always computes in float32

@@ -1,6 +1,6 @@
 """FashionMNIST in memory: loading, the 8:2 split, augmentation, normalisation.
 
-All 70,000 images are 55 MB as bytes, so they are read once and kept as tensors. At the start of
+All 70,000 images are 55 MB as bytes, so they are read whole and kept as tensors. At the start of
 each epoch, the training images are augmented by a few tensor operations on their device, without
 worker processes. The last section holds the few functions that all scripts share: writing files,
 numeric options, messages to the user.
@@ -9,6 +9,7 @@ Run as a script, ``python data.py`` downloads the data set if it is missing, and
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import io
@@ -50,7 +51,7 @@ def load(data_dir, train):
         UserError: the data set is missing and cannot be downloaded, or is damaged.
     """
     try:
-        dataset = FashionMNIST(data_dir, train, download=True)  # only what is missing
+        dataset = FashionMNIST(data_dir, train, download=True)  # if a file is missing
         digest = hashlib.md5(dataset.data.numpy(), usedforsecurity=False)
         digest.update(dataset.targets.byte().numpy())
         if digest.hexdigest() != MD5[train]:
@@ -60,8 +61,8 @@ def load(data_dir, train):
         raise UserError(
             f"FashionMNIST is not complete in {folder}, or could not be downloaded "
             f"({last_line(error)}). "
-            "Delete that folder. Then run `make data`, which also tries Debian's package, or put "
-            "the four .gz files of github.com/zalandoresearch/fashion-mnist into it"
+            f"Delete that folder. Then run `make data DATA={data_dir}`, which also tries Debian's "
+            "package, or put the four .gz files of github.com/zalandoresearch/fashion-mnist into it"
         ) from None
     return dataset.data, dataset.targets
 
@@ -141,9 +142,10 @@ def write_file(path, content):
             os.fsync(file.fileno())  # on the disk before it gets its name
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(
-            f"{path} could not be written ({error}); the old file is unchanged"
+            f"{path} could not be written ({error}); an old file is unchanged"
         ) from None
 
 

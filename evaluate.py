@@ -74,7 +74,8 @@ def evaluate(path, split, device, data_dir):
         data_dir: folder of the data set.
 
     Raises:
-        UserError: the checkpoint cannot be used, or it was trained on the images of the split.
+        UserError: the checkpoint cannot be used, or it was trained on the images of the split; the
+            data cannot be loaded, or the result cannot be written.
     """
     model, checkpoint = load_model(path)
     model.to(device)
@@ -279,7 +280,8 @@ def describe_device(device):
 
 
 def has_native_bfloat16(device):
-    """Return whether the device multiplies bfloat16 matrices in hardware, not by emulation."""
+    """Return whether an x86 CPU or a CUDA GPU multiplies bfloat16 matrices in hardware, not by
+    emulation. Of other devices this is not known: False."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

@@ -390,7 +390,7 @@ def join_processes(args):
     """Connect the processes that torchrun has started, and set args.device to that of this one."""
     if args.batch_size < 4 * WORLD:  # the last batch may have only a quarter
         raise data.UserError(f"{WORLD} processes are too many for batches of {args.batch_size}")
-    # Each has a GPU of its own, or they share the CPU: gloo works on no other device.
+    # Each has a GPU of its own, or they share the CPU. A Mac's GPU works with neither backend.
     cuda = args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
     args.device = f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
     # After a restart by torchrun, its store still has the addresses of the dead processes: in
@@ -487,7 +487,7 @@ def open_board(folder, train_set, args):
 def save_epoch(folder, board, per_step, state, model, optimizers):
     """Save an epoch, the last row of state["log"]: add its rows of steps.csv to the state, write
     what the epoch has changed, and print a line. If the process dies before the last file, last.pt,
-    --resume repeats the epoch and writes the same again."""
+    --resume repeats the epoch and writes the same again, except the seconds."""
     *earlier, row = state["log"]
     on_all = state["config"]["train_on"] == "all"
     # Without validation, the last epoch counts as the best.
@@ -583,7 +583,7 @@ def parse_args(argv):
     add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images; "
         "None: off")  # fmt: skip
     add("--dropout", type=fraction, help="dropout before the last layer of a ResNet")
-    # With fewer than 7 channels, oneDNN 3.12 crashes on some CPUs; 8 is the next usual width.
+    # With fewer than 8 channels, oneDNN 3.12 crashes on some CPUs, in the shortcuts.
     add("--width", type=number(int, 8, 4096), default=64, help="channels of a ResNet's first stage")
     add("--train-on", choices=("split", "all"), default="split",
         help="all: also on the validation images; best.pt is then the last epoch")  # fmt: skip
@@ -599,9 +599,9 @@ def parse_args(argv):
     add("--threads", type=number(int, 0, 1024), default=0, help="CPU threads; 0: PyTorch's "
         "choice, all cores; on a machine with other work, fewer are faster")  # fmt: skip
     add("--compile", action="store_true", help="compile the network, which needs a C++ "
-        "compiler and, on a GPU, Linux; doubles the speed of a GPU")  # fmt: skip
+        "compiler and, on a GPU, Linux; faster on a GPU")  # fmt: skip
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
-        help="bfloat16 autocast or not; auto: where the hardware computes it natively")  # fmt: skip
+        help="bfloat16 autocast or not; auto: where a GPU or x86 CPU has it")  # fmt: skip
 
     # The other defaults depend on recipe, model and optimizer, so argv is parsed twice, first for
     # these three; only then is there a --help, which shows the defaults.

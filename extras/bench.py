@@ -3,7 +3,8 @@
     make bench
 
 Writes bench.csv and bench.md. "Plain" is the usual loop: float32, channels first (NCHW),
-torchvision's transforms in a DataLoader. "Ours" is what train.py does.
+torchvision's transforms in a DataLoader. "Ours" is what train.py does. Both follow the report's
+recipe.
 
 The cases are measured in turn, several times each, because a shared machine is faster in some
 minutes than in others: only numbers of one run of this script compare. That is why

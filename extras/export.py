@@ -220,8 +220,9 @@ def main():
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         made = Path(folder) / "model.onnx"
         export(deployed, made)
-        annotate(made, classes=json.dumps(data.CLASSES), accuracy=accuracy,
-                 config=json.dumps(checkpoint["config"]), epoch=checkpoint["epoch"])  # fmt: skip
+        facts = {"classes": json.dumps(data.CLASSES), "epoch": checkpoint["epoch"],
+                 "config": json.dumps(checkpoint["config"])}  # fmt: skip
+        annotate(made, **facts, accuracy=accuracy)
         probabilities = predict(open_session(made, threads), images)
         largest = compare("ONNX Runtime, float32", probabilities, reference, labels)
         if largest > TOLERANCE:
@@ -233,6 +234,7 @@ def main():
             quantise(made, train_images[chosen[:1024]], quantised)
             probabilities = predict(open_session(quantised, threads), images)
             compare("ONNX Runtime, int8", probabilities, reference, labels)
+            annotate(quantised, **facts, accuracy=evaluate.accuracy(probabilities, labels))
             files["ONNX Runtime, int8"] = small
             data.write_file(small, quantised.read_bytes())
         data.write_file(out, made.read_bytes())

@@ -153,11 +153,13 @@ def test_export_of_a_network_that_ends_in_flatten_and_linear(export, tmp_path, m
     images = data.load(DATA, train=False)[0][:7]
     with torch.no_grad():
         expected = model((images[:, None] / 255 - 0.5) / 0.5).softmax(1)
+    accuracies = []
     for name, tolerance in (("cnn.onnx", 1e-5), ("cnn-int8.onnx", 0.05)):
         session = export.open_session(tmp_path / name, 1)
         assert torch.allclose(export.predict(session, images), expected, atol=tolerance), name
         facts = session.get_modelmeta().custom_metadata_map
         assert json.loads(facts["classes"]) == list(data.CLASSES), name
+        accuracies.append(f"{100 * float(facts['accuracy']):.2f} %")
     table = (tmp_path / "speeds.md").read_text(encoding="utf-8").splitlines()
     cells = [line.strip("| ").split(" | ") for line in table[2:] if line.startswith("|")]
     rows = {name: values for name, *values in cells}
@@ -165,6 +167,8 @@ def test_export_of_a_network_that_ends_in_flatten_and_linear(export, tmp_path, m
     assert rows.keys() >= {*float32, "ONNX Runtime, int8"}
     assert all(float(ms) > 0 and float(rate) > 0 for ms, rate, *_ in rows.values())
     assert len({rows[name][2] for name in float32}) == 1  # the accuracy
+    assert accuracies == [rows[f"ONNX Runtime, {kind}"][2] for kind in ("float32", "int8")]
+    assert accuracies[0] != accuracies[1]
 
 
 def test_export_preprocesses_as_in_training(export, tmp_path):
