@@ -90,8 +90,8 @@ def quantise(path, images, target):
     """Write the int8 version of an ONNX file: weights by channel, activations calibrated.
 
     Activations are unsigned and weights signed, as the processors' instructions (VNNI) need them:
-    with both signed, ONNX Runtime is two to four times slower. Without VNNI, sums of two products
-    may saturate; the accuracy that is printed shows whether this matters.
+    with both signed, ONNX Runtime is about two times slower, or more. Without VNNI, sums of two
+    products may saturate; the accuracy that is printed shows whether this matters.
     """
     prepared = target.with_name("prepared.onnx")
     quant_pre_process(str(path), str(prepared))
