@@ -50,6 +50,8 @@ def test_everything_is_drawn_with_the_errors_of_the_own_run(tmp_path):
     """The own run is worse than the published ones, of a network that analyze.py does not know,
     and its name would be wrong mathematics."""
     own = copy_run(tmp_path / "runs" / "$^_$ 衣", config={"model": "tiny", "parameters": 7})
+    worse = copy_run(tmp_path / "runs" / "zz") / "log.csv"
+    worse.write_bytes(b"".join(worse.read_bytes().splitlines(keepends=True)[:2]))  # its first epoch
     (copy_run(tmp_path / "runs" / "broken") / "log.csv").unlink()
     folder = tmp_path / "figures"
     printed = call("analyze.py", "--runs", tmp_path / "runs", ROOT / "results", "--out", folder,
@@ -109,11 +111,15 @@ def test_unreadable_run_is_left_out_with_one_line(damage, tmp_path, capsys):
 
 def test_everything_is_read_and_written_as_utf8(tmp_path):
     ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    copy_run(tmp_path / "mlp", config={"device_name": "处理器"})
+    for name in ("mlp", "other"):
+        copy_run(tmp_path / name, config={"device_name": "处理器"})
     for script in ("analyze.py", "extras/leaderboard.py"):
         words = [sys.executable, ROOT / script, "--runs", tmp_path, "--out", tmp_path / "figures"]
-        words += ["--data-dir", DATA, "--tsne-images", "100"] * (script == "analyze.py")
-        subprocess.run(words, env=ascii_only, check=True)
+        if script == "analyze.py":
+            words += ["--data-dir", DATA, "--tsne-images", "100", "--run", "other"]
+        printed = subprocess.run(words, env=ascii_only, check=True, capture_output=True).stdout
+        drawn = b"errors: those of " + bytes(tmp_path / "other") in printed
+        assert drawn == (script == "analyze.py")
     for name in ("models.md", "runs.md"):
         assert "处理器" in (tmp_path / "figures" / name).read_text(encoding="utf-8")
 

@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -191,3 +192,11 @@ def test_scripts_run_where_a_notebook_has_replaced_the_output(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())  # it has no reconfigure()
     data.run_script(lambda: print("×"))
     assert sys.stdout.getvalue() == "×\n"
+
+
+def test_file_is_replaced_not_rewritten(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    os.link(path, tmp_path / "old")
+    data.write_file(path, b"new")
+    assert path.read_bytes() == b"new" and (tmp_path / "old").read_bytes() == b"old"

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import DATA, ROOT
-from small import models  # with one more network
+from small import models, train  # with one more network
 
 import data
 import evaluate
@@ -77,19 +77,20 @@ def test_two_processes_make_the_same_steps_as_one(tmp_path):
 
 def test_batch_norm_takes_each_process_its_own_share(tmp_path):
     narrow = ("--model", "small", "--width", 8, "--epochs", 1, "--batch-size", 16_000,
-              "--dropout", 0, "--padding", 0, "--flip", 0, "--label-smoothing", 0.1,
-              "--name", "net")  # fmt: skip
+              "--dropout", 0.3, "--mixup", 0.5, "--padding", 0, "--flip", 0,
+              "--label-smoothing", 0.1, "--name", "net")  # fmt: skip
     finish(launch(tmp_path, 2, *narrow))
     images, labels = data.load(DATA, train=True)
     index, _ = data.split_indices()
     order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    model = models.build_model("small", width=8, dropout=0.0).train()
+    model = models.build_model("small", width=8, dropout=0.3).train()
     losses = []
     for rank in range(2):
         mine = index[order[:16_000][rank::2]]
-        x = data.preprocess(images[mine])
-        losses.append(F.cross_entropy(model(x), labels[mine], label_smoothing=0.1).item())
+        torch.manual_seed(10**15 * rank)  # mixup and dropout of the first step
+        x, target = train.mix(data.preprocess(images[mine]), labels[mine], 0.5)
+        losses.append(F.cross_entropy(model(x), target, label_smoothing=0.1).item())
     assert read_steps(tmp_path / "net")[0] == pytest.approx(sum(losses) / 2, abs=1e-5)
     # The logged validation is that of the saved network, with the statistics of process 0, and
     # without smoothing.

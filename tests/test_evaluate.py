@@ -34,9 +34,12 @@ def test_files_agree_with_each_other(mlp_run):
     rows = list(csv.DictReader((mlp_run / "predictions.csv").read_text().splitlines()))
     assert list(rows[0]) == ["index", "true", "predicted", "probability"]
     assert [int(row["index"]) for row in rows] == list(range(10_000))
-    _, labels = data.load(DATA, train=False)
+    images, labels = data.load(DATA, train=False)
+    model, _ = evaluate.load_model(mlp_run / "best.pt")
+    probabilities = evaluate.predict(model, images).softmax(1).amax(1)
     assert [int(row["true"]) for row in rows] == labels.tolist()
-    assert all(0.1 <= float(row["probability"]) <= 1 for row in rows)
+    written = [float(row["probability"]) for row in rows]
+    assert written == pytest.approx(probabilities.tolist(), abs=2e-4)
     hits = sum(row["true"] == row["predicted"] for row in rows)
     assert result["accuracy"] == hits / 10_000 > 0.7
     assert result["accuracy_95"][0] < result["accuracy"] < result["accuracy_95"][1]
@@ -180,7 +183,7 @@ def test_truncations_and_flipped_bits_are_found(mlp_run, tmp_path):
 
 def test_bad_checkpoint_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.pt").write_bytes(pickle.dumps(Malice()))
+    (tmp_path / "bad.pt").write_bytes(DAMAGES["code"](b""))
     message = call("evaluate.py", "--ckpt", tmp_path / "bad.pt", code=1)
     assert message.startswith("evaluate.py: ") and len(message.splitlines()) == 1
     assert not (tmp_path / "trap").exists()

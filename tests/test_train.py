@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from conftest import DATA, MLP_RUN, ROOT, call, read_logs, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import data
 import evaluate
@@ -118,6 +119,8 @@ def test_muon_gets_the_hidden_layers():
 def test_vectors_have_no_weight_decay(optimizer):
     args = train.parse_args(["--optimizer", optimizer, "--weight-decay", "0.3"])
     (only,) = train.build_optimizers(build_model("resnet18", width=8), args)
+    assert type(only).__name__.lower() == optimizer
+    assert only.defaults.get("momentum", 0.9) == 0.9 and only.defaults.get("nesterov", True)
     weights, vectors = only.param_groups
     assert (weights["weight_decay"], vectors["weight_decay"]) == (0.3, 0)
     assert {p.ndim for p in weights["params"]} == {2, 4} and len(weights["params"]) == 21
@@ -155,6 +158,8 @@ def test_mixup_mixes_labels_as_images():
     mixed, target = train.mix(images, y, 1.0)
     assert torch.allclose(mixed[:, 0, 0], target)
     assert (target > 0).sum(1).tolist() == [2] * 10 and target.sum(1).allclose(torch.ones(10))
+    for alpha, low, high in ((1000, 0.5, 0.6), (0.01, 0.9, 1)):
+        assert low <= train.mix(images, y, alpha)[1].max() <= high
 
 
 def test_run_writes_what_it_says(mlp_run):
@@ -163,7 +168,11 @@ def test_run_writes_what_it_says(mlp_run):
     assert float(rows[1]["val_accuracy"]) > 0.7
     assert len(steps.splitlines()) == 1 + 750 // train.LOG_STEPS
     assert steps.splitlines()[-1].startswith("750,")
-    assert list(mlp_run.glob("events.out.tfevents.*"))
+    board = EventAccumulator(str(mlp_run)).Reload()
+    for name in ("train_loss", "val_accuracy"):
+        shown = [event.value for event in board.Scalars(f"epoch/{name}")]
+        assert shown == pytest.approx([float(row[name]) for row in rows], rel=1e-5)
+    assert len(board.Scalars("train/loss_by_step")) == 30 and board.Images("train/inputs")
     best = read_weights(mlp_run, "best.pt")
     assert best["epoch"] == 1 + max((0, 1), key=lambda i: float(rows[i]["val_accuracy"]))
 
@@ -463,3 +472,29 @@ def test_device_that_is_not_here_is_refused_in_one_line(tmp_path, device):
     message = call("train.py", "--device", device, "--runs", tmp_path, code=1)
     assert device in message and len(message.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_precision_is_that_of_the_option(real):
+    train_set, losses = tuple(tensor[:500] for tensor in real), []
+    for precision in ("float32", "bfloat16"):
+        args = train.parse_args(["--model", "mlp", "--precision", precision])
+        torch.manual_seed(0)
+        model = build_model("mlp")
+        optimizers = train.build_optimizers(model, args)
+        per_step = train.train_epoch(model, optimizers, train_set, 0, args)
+        losses.append((per_step[0, 0].item(), train.validate(model, train_set, args)[0]))
+    for float32, bfloat16 in zip(*losses, strict=True):
+        assert float32 != bfloat16 == pytest.approx(float32, rel=0.01)
+    assert model.fc1.weight.dtype == torch.float32
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="--compile needs a C++ compiler")
+def test_compiled_training_is_the_same(tmp_path):
+    options = ("--model", "mlp", "--recipe", "report", "--epochs", 1, "--batch-size", 5000,
+               "--precision", "float32", "--device", "cpu", "--no-test",
+               "--runs", tmp_path)  # fmt: skip
+    call("train.py", *options, "--name", "plain")
+    call("train.py", *options, "--name", "compiled", "--compile")
+    (plain,), (compiled,) = (read_logs(tmp_path / name)[0] for name in ("plain", "compiled"))
+    for name in plain:
+        assert float(compiled[name]) == pytest.approx(float(plain[name]), rel=1e-3), name
