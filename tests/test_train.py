@@ -5,7 +5,9 @@ import random
 import resource
 import shutil
 import signal
+import sysconfig
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -488,7 +490,12 @@ def test_precision_is_that_of_the_option(real):
     assert model.fc1.weight.dtype == torch.float32
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="--compile needs a C++ compiler")
+HEADER = Path(sysconfig.get_path("include"), "Python.h")
+
+
+@pytest.mark.skipif(
+    not (shutil.which("g++") and HEADER.exists()), reason="--compile needs g++ and Python's headers"
+)
 def test_compiled_training_is_the_same(tmp_path):
     options = ("--model", "mlp", "--recipe", "report", "--epochs", 1, "--batch-size", 5000,
                "--precision", "float32", "--device", "cpu", "--no-test",
