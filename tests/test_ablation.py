@@ -123,6 +123,10 @@ def test_ablation_adds_one_row_per_run_and_repeats_none(tmp_path, monkeypatch, c
     out.write_bytes(b"".join(first.splitlines(keepends=True)[:-1]))  # the last run was interrupted
     ablation.main()
     assert "1 are to be done" in capsys.readouterr().out and out.read_bytes() == first
+    monkeypatch.setattr(sys, "argv", [*words, "--runs", str(tmp_path / "again")])
+    ablation.main()
+    assert "0 are to be done" in capsys.readouterr().out and out.read_bytes() == first
+    assert not list((tmp_path / "again").glob("*"))
 
 
 def test_failed_run_is_reported(tmp_path, monkeypatch, capsys):
@@ -133,7 +137,8 @@ def test_failed_run_is_reported(tmp_path, monkeypatch, capsys):
     with pytest.raises(data.UserError, match="1 runs failed"):
         ablation.main()
     assert "wrong-0 failed" in capsys.readouterr().err
-    assert ",right,0," in (tmp_path / "runs/ablation.csv").read_text(encoding="utf-8")
+    _, row = (tmp_path / "runs/ablation.csv").read_text(encoding="utf-8").splitlines()
+    assert ",right,0," in row
 
 
 def test_each_change_of_the_ablation_differs_from_the_default():
