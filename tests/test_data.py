@@ -28,6 +28,10 @@ def test_real_data(real):
     assert test_labels.bincount().tolist() == [1_000] * 10
 
 
+def test_script_verifies_the_data():
+    assert f"FashionMNIST is complete and verified in {DATA}" in call("data.py")
+
+
 def test_split_is_8_to_2_and_disjoint():
     train, val = data.split_indices()
     assert (len(train), len(val)) == (48_000, 12_000)

@@ -110,11 +110,12 @@ def test_pretrained_weights_are_those_of_the_published_predictions(path):
 def test_bench_measures_every_case(tmp_path):
     # Two products in the first layer, as its input needs no gradient, and three in the second.
     assert bench.count_flops("mlp") == 2 * (2 * 784 * 128 + 3 * 128 * 10)
-    call("extras/bench.py", "--models", "mlp", "--repeats", 2, "--out", tmp_path)
+    call("extras/bench.py", "--models", "mlp", "--repeats", 2, "--device", "cpu", "--out",
+         tmp_path)  # fmt: skip
     with open(tmp_path / "bench.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     precisions = ["float32"]
-    if evaluate.has_native_bfloat16(evaluate.use_device()):
+    if evaluate.has_native_bfloat16(evaluate.use_device("cpu")):
         precisions.append("bfloat16")
     variants = ["plain", *(f"ours {precision}" for precision in precisions)]
     expected = [("matrix product", precision) for precision in precisions]

@@ -233,13 +233,18 @@ def test_damaged_pictures_are_skipped_without_a_traceback(tmp_path):
 
 
 def test_the_first_photographs_are_drawn(tmp_path, capsys, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(predict, "draw", lambda predicted, _: drawn.extend(predicted))
+    drawn, draw = [], predict.draw
+    monkeypatch.setattr(
+        predict, "draw", lambda predicted, out: drawn.extend(predicted) or draw(predicted, out)
+    )
     for i in range(22):
         draw_trousers("L", size=(210, 350)).save(tmp_path / f"{i:02d}.png")
     predict.main(["--ckpt", str(CKPT), "--out", str(tmp_path / "figures"), str(tmp_path)])
     assert capsys.readouterr().out.count("Trouser") == 22
     assert [name for name, *_ in drawn] == [f"{i:02d}.png" for i in range(20)]
+    # Twenty rows of 1.8 inches with 110 pixels each.
+    with Image.open(tmp_path / "figures/predictions.png") as picture:
+        assert picture.height == pytest.approx(3960, abs=60)
 
 
 def test_empty_folder(tmp_path):

@@ -209,10 +209,13 @@ def test_files_of_another_run_are_never_overwritten(tmp_path):
 
 def test_trains_without_git(tmp_path):
     options = ("--recipe", "report", "--epochs", 1, "--batch-size", 5000, "--no-test")
+    began = time.monotonic()
     process = start("train.py", "--model", "mlp", *options, "--runs", tmp_path,
                     env=os.environ | {"PATH": str(tmp_path)})  # fmt: skip
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
+    seconds = (tmp_path / "mlp/log.csv").read_text(encoding="utf-8").split(",")[-1]
+    assert 0 < float(seconds) < time.monotonic() - began
     assert json.loads((tmp_path / "mlp/config.json").read_text(encoding="utf-8"))["git"] is None
     # Fewer steps than a row of steps.csv has: 10, of which the last is a partial batch.
     (row,), steps = read_logs(tmp_path / "mlp")
@@ -240,9 +243,16 @@ def test_renamed_run_can_be_resumed(mlp_run, tmp_path):
     assert "resumed" not in config  # nothing was trained here
 
 
-def test_resume_refuses_other_options(mlp_run):
-    message = call(*MLP_RUN, "--epochs", 3, "--runs", mlp_run.parent, "--resume", code=1)
-    assert "epochs = 2, not 3" in message and len(message.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--epochs", 3, "epochs = 2, not 3"), ("--lr", 0.5, "lr = 0.001, not 0.5"),
+        ("--seed", 1, "seed = 0, not 1"), ("--precision", "bfloat16", "float32, not bfloat16"),
+    ],
+)  # fmt: skip
+def test_resume_refuses_other_options(mlp_run, option, value, said):
+    message = call(*MLP_RUN, option, value, "--runs", mlp_run.parent, "--resume", code=1)
+    assert said in message and len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
