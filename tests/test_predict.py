@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -233,14 +234,13 @@ def test_damaged_pictures_are_skipped_without_a_traceback(tmp_path):
 
 
 def test_the_first_photographs_are_drawn(tmp_path, capsys, monkeypatch):
-    drawn, draw = [], predict.draw
-    monkeypatch.setattr(
-        predict, "draw", lambda predicted, out: drawn.extend(predicted) or draw(predicted, out)
-    )
+    draw = Mock(wraps=predict.draw)  # draws, and remembers its arguments
+    monkeypatch.setattr(predict, "draw", draw)
     for i in range(22):
         draw_trousers("L", size=(210, 350)).save(tmp_path / f"{i:02d}.png")
     predict.main(["--ckpt", str(CKPT), "--out", str(tmp_path / "figures"), str(tmp_path)])
     assert capsys.readouterr().out.count("Trouser") == 22
+    drawn, _ = draw.call_args.args
     assert [name for name, *_ in drawn] == [f"{i:02d}.png" for i in range(20)]
     # Twenty rows of 1.8 inches with 110 pixels each.
     with Image.open(tmp_path / "figures/predictions.png") as picture:
