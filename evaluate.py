@@ -42,7 +42,7 @@ def predict(model, images):
 
 
 def accuracy(scores, labels):
-    """Return the fraction of N images whose label has the highest of their scores N×10."""
+    """Return the accuracy of scores N×10, such as logits, given the labels N."""
     return (scores.argmax(1) == labels).double().mean().item()
 
 

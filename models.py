@@ -2,9 +2,9 @@
 
 They follow a course report that reached 85.1 %, 95.0 % and 94.9 % with them (see README.md). Each
 takes a float batch B×1×28×28 and returns logits B×10. The ResNets are those of He et al. 2016
-("Deep Residual Learning for Image Recognition", arXiv:1512.03385, table 1), adapted to small grey
-images: one input channel, a first convolution of 3×3 with stride 1 instead of 7×7 with stride 2,
-no max-pooling, and dropout before the last linear layer.
+("Deep Residual Learning for Image Recognition", arXiv:1512.03385, table 1), adapted to small
+greyscale images: one input channel, a first convolution of 3×3 with stride 1 instead of 7×7 with
+stride 2, no max-pooling, and dropout before the last linear layer.
 
 To add a network, write a class and a line in ``MODELS``, such as
 ``"cnn": lambda width, dropout: CNN(),``, and train it with ``--model cnn``.

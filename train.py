@@ -82,7 +82,7 @@ OPTIMIZERS = {
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.1},
     "sgd": {"lr": 0.1, "weight_decay": 5e-4},
-    "muon": {"lr": 0.12, "weight_decay": 0.015},  # of the ResNets; the MLP has its own, above
+    "muon": {"lr": 0.12, "weight_decay": 0.015},  # tuned for the ResNets
 }
 
 
@@ -207,7 +207,7 @@ def triangle(progress):
     return min(progress / 0.2, (1 - progress) / 0.8)
 
 
-# Each maps the progress of the training, 0 to 1, to a fraction of the highest learning rate.
+# Each maps the progress of the training, 0 to 1, to a fraction of the peak learning rate.
 SCHEDULES = {"cosine": cosine, "triangle": triangle}
 
 
@@ -215,7 +215,7 @@ def set_learning_rate(optimizers, args, progress):
     """Set all learning rates to what the schedule says at ``progress``, 0 to 1."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            # Each optimizer has its own highest rate, the one that it was built with.
+            # Each optimizer has its own peak rate, the one that it was built with.
             group["lr"] = optimizer.defaults["lr"] * SCHEDULES[args.schedule](progress)
 
 
@@ -228,7 +228,8 @@ def build_optimizers(model, args):
     vectors = [p for p in parameters if p.ndim <= 1]
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "muon":  # --lr and --weight-decay are those of Muon
-        # Not the last layer, nor a first convolution, 64×1×3×3: only nine weights a channel.
+        # Not the last layer, nor a convolution of grey images, 64×1×3×3: only nine weights a
+        # channel. The MLP's first layer counts as hidden.
         hidden = [p for p in weights[:-1] if p.shape[1] != 1]
         if not hidden:
             raise data.UserError("--optimizer muon: the network has no hidden layer")
@@ -274,7 +275,7 @@ def main(argv=None):
 
     folder = Path(args.runs) / args.name
     with claim_folder(folder):
-        # With --resume, it also loads model and optimizers. The state is all else of a checkpoint:
+        # --resume also loads model and optimizers. The state is all else of a checkpoint:
         # "config" (options, environment), "epoch" (finished), "log" and "steps" (rows of the CSVs).
         state = start_or_resume(folder, model, optimizers, args, device)
         if RANK == 0:
@@ -573,7 +574,7 @@ def parse_args(argv):
     add("--batch-size", type=number(int, 1, 10**5), help="images per step")
     add("--optimizer", choices=OPTIMIZERS, help="sgd: with Nesterov momentum 0.9; muon: Muon for "
         "hidden layers, AdamW (0.002) for the rest")  # fmt: skip
-    add("--lr", type=rate, help="highest learning rate")
+    add("--lr", type=rate, help="peak learning rate")
     add("--schedule", choices=SCHEDULES, help="shape of the learning rate over the training")
     add("--weight-decay", type=rate, help="weight decay of matrices and kernels; with muon, of "
         "hidden layers only")  # fmt: skip
@@ -601,7 +602,7 @@ def parse_args(argv):
     add("--compile", action="store_true", help="compile the network, which needs a C++ "
         "compiler and, on a GPU, Linux; faster on a GPU")  # fmt: skip
     add("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
-        help="bfloat16 autocast or not; auto: where a GPU or x86 CPU has it")  # fmt: skip
+        help="bfloat16 autocast or not; auto: where an x86 CPU or CUDA GPU has it")  # fmt: skip
 
     # The other defaults depend on recipe, model and optimizer, so argv is parsed twice, first for
     # these three; only then is there a --help, which shows the defaults.
