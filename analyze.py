@@ -42,7 +42,7 @@ SHORT = ("T-shirt", *data.CLASSES[1:-1], "Boot")  # where there is little room
 NETWORK_COLOURS = dict(zip(MODELS, ("#b5651d", "#16407f", "#7cc4d8", "#7a2f5d", "#8aa63f"),
                            strict=False))  # fmt: skip
 BIN_EDGES = np.linspace(0, 1, 16)  # of the probabilities, for the calibration
-# Entries of config.json in which the seeds of a recipe may differ.
+# Entries of config.json in which runs may differ that count as seeds of the same options.
 NOT_SETTINGS = ("seed", "git", "python", "torch", "resumed", "device_name", "threads")
 
 
@@ -89,7 +89,7 @@ def read_run(folder):
         label_smoothing=config["label_smoothing"],
         seed=config["seed"],
         parameters=config["parameters"],
-        # Equal for the seeds of a recipe: NAME, NAME-seed1, NAME-seed2 … with the same options.
+        # Equal for the seeds of the same options: NAME, NAME-seed1, NAME-seed2 …
         settings={k: v for k, v in config.items() if k not in NOT_SETTINGS}
         | {"name": re.sub(r"-seed\d+$", "", folder.name)},
         epochs=config["epochs"],  # planned; len(log) are done
@@ -135,8 +135,8 @@ def find_runs(folders):
 
 
 def find_seeds(run, runs):
-    """Return this run and those of its recipe with other seeds, which are named like it and differ
-    at most in NOT_SETTINGS: all the user's own or all published."""
+    """Return this run and its other seeds. They are named like it and differ from it at most in
+    NOT_SETTINGS; all are the user's own, or all are published."""
     return [r for r in runs if r.settings == run.settings and r.own == run.own]
 
 
@@ -326,8 +326,8 @@ def plot_accuracy(runs, folder):
 
 
 def points_over_minutes(runs):
-    """Choose up to ten recipes: the user's own, and the best of the published ones that ran on the
-    same processor as most of them, because only their times are comparable.
+    """Choose up to ten sets of options: the user's own, and the best of the published ones that ran
+    on the same processor as most of them, because only their times are comparable.
 
     Returns:
         A list of (minutes of the run, mean test accuracy of its seeds in percent, run); the run is
@@ -339,7 +339,7 @@ def points_over_minutes(runs):
     comparable = [run for run in tested if run.own or run.machine == usual]
     points = []
     for run in comparable:
-        if run is find_seeds(run, comparable)[0]:  # each recipe once
+        if run is find_seeds(run, comparable)[0]:  # each set of options once
             points.append((run.minutes, np.mean(list_accuracies(run, tested)), run))
     return sorted(points, key=lambda point: (point[2].own, point[1]))[-10:]
 
