@@ -87,6 +87,7 @@ def read_run(folder):
         recipe=config["recipe"],
         width=config["width"],
         label_smoothing=config["label_smoothing"],
+        mixup=config.get("mixup") or 0,  # runs by earlier code have no such option
         seed=config["seed"],
         parameters=config["parameters"],
         # Equal for the seeds of the same options: NAME, NAME-seed1, NAME-seed2 …
@@ -283,20 +284,21 @@ def plot_augmentation(images, folder):
 def plot_loss(runs, folder):
     """Figure 5: training loss by step.
 
-    Losses with different label smoothing are not comparable: each amount of it has its own panel.
+    Losses with different label smoothing or mixup are not comparable: each pair of amounts has its
+    own panel.
     """
-    amounts = sorted({run.label_smoothing for run in runs})
-    figure, axes = plt.subplots(1, len(amounts), figsize=(1 + 5 * len(amounts), 4.8), sharex=True,
+    pairs = sorted({(run.label_smoothing, run.mixup) for run in runs})
+    figure, axes = plt.subplots(1, len(pairs), figsize=(1 + 5 * len(pairs), 4.8), sharex=True,
                                 squeeze=False, layout="constrained")  # fmt: skip
-    for axis, amount in zip(axes[0], amounts, strict=True):
+    for axis, (smoothing, mixup) in zip(axes[0], pairs, strict=True):
         for run in runs:
-            if run.label_smoothing == amount:
+            if (run.label_smoothing, run.mixup) == (smoothing, mixup):
                 step, loss = run.steps["step"], run.steps["train_loss"]
                 # At i, the mean of the last tenth of the values up to it.
                 smooth = [loss[i - i // 10 : i + 1].mean() for i in range(len(loss))]
                 axis.plot(step, loss, color=run.colour, lw=0.5, alpha=0.25)
                 axis.plot(step, smooth, lw=1.8, **line_style(run))
-        axis.set_title(f"label smoothing {amount:g}" if amount else "no label smoothing")
+        axis.set_title(f"label smoothing {smoothing:g}, mixup {mixup:g}")
         axis.set(xlabel="step", ylabel="cross-entropy (nats)", xscale="log", yscale="log")
         axis.margins(y=0.15)  # so that ticks are in view
         set_log_ticks(axis.xaxis)
@@ -327,7 +329,7 @@ def plot_accuracy(runs, folder):
 
 def points_over_minutes(runs):
     """Choose up to ten sets of options: the user's own, and the best of the published ones that ran
-    on the same processor as most of them, because only their times are comparable.
+    on the same machine as most of them, because only their times are comparable.
 
     Returns:
         A list of (minutes of the run, mean test accuracy of its seeds in percent, run); the run is
@@ -345,7 +347,7 @@ def points_over_minutes(runs):
 
 
 def plot_accuracy_over_minutes(points, folder):
-    """Test accuracy over training time, with a marker for each processor."""
+    """Test accuracy over training time, with a marker for each machine."""
     machines = dict.fromkeys(run.machine for _, _, run in points)
     markers = dict(zip(machines, "oDs^vPX<>d", strict=False))
     figure, axis = plt.subplots(figsize=(8, 5.5), layout="constrained")

@@ -25,7 +25,8 @@ CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
     "Ankle boot",
 )  # fmt: skip
-# The pixels, scaled to [0, 1], are normalised by these two: as in the report, to [-1, 1].
+# The pixels, scaled to [0, 1], are normalised by these two: as in the report, to [-1, 1]. (The mean
+# and standard deviation of the training pixels are 0.286 and 0.353.)
 # Checkpoints do not record them: after a change, train anew.
 MEAN, STD = 0.5, 0.5
 

@@ -231,7 +231,7 @@ def read_checkpoint(path):
     return checkpoint
 
 
-def use_device(name="auto", threads=0):
+def use_device(name, threads=0):
     """Return the device of that name, and set what holds for the whole process: the number of CPU
     threads, and that float32 is not rounded to TF32. "auto" prefers an accelerator to the CPU.
 

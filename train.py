@@ -35,7 +35,8 @@ import data
 import evaluate
 from models import MODELS, build_model, count_parameters
 
-# Set by torchrun: how many processes there are, and which of them this is, from 0.
+# Set by torchrun: how many processes there are, and which of them this is, from 0. On a cluster,
+# others may set WORLD_SIZE and RANK, too, but not TORCHELASTIC_RUN_ID.
 WORLD = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 RANK = int(os.environ["RANK"]) if WORLD > 1 else 0
 
@@ -170,7 +171,8 @@ def draw_epoch(train_set, epoch, args):
 def mix(x, y, alpha):
     """Replace images and labels by weighted means of two: mixup (Zhang et al. 2018,
     arXiv:1710.09412), off by default. Image i of B is mixed with image B−1−i; all pairs have the
-    same weights.
+    same weights, drawn from Beta(alpha, alpha): with alpha = 1, all from 0 to 1 are equally likely,
+    with a small alpha, most are near 0 or 1.
 
     Returns:
         float32 tensors B×1×28×28 and B×10, the probabilities of the classes.
@@ -228,8 +230,8 @@ def build_optimizers(model, args):
     vectors = [p for p in parameters if p.ndim <= 1]
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "muon":  # --lr and --weight-decay are those of Muon
-        # Not the last layer, nor a convolution of grey images, 64×1×3×3: only nine weights a
-        # channel. The MLP's first layer counts as hidden.
+        # As Jordan advises, not the first convolution, which has one input channel (shape[1]), nor
+        # the last layer. The MLP's first layer counts as hidden.
         hidden = [p for p in weights[:-1] if p.shape[1] != 1]
         if not hidden:
             raise data.UserError("--optimizer muon: the network has no hidden layer")
@@ -435,7 +437,8 @@ def start_or_resume(folder, model, optimizers, args, device):
     """
     path, env = folder / "last.pt", environment(model, device)
     files = {file.name for file in folder.glob("[!.]*")} - {"lock", "last.pt.tmp"}
-    if files and not (args.resume and path.exists()):
+    resuming = args.resume and path.exists()
+    if files and not resuming:
         raise data.UserError(
             f"{folder} holds {min(files)}: --resume continues a run that has a last.pt, "
             "--name starts another"
@@ -443,7 +446,7 @@ def start_or_resume(folder, model, optimizers, args, device):
     # What must be the same when the run is resumed.
     options = {name: value for name, value in vars(args).items() if name not in FREE_OPTIONS}
     state = {"config": {**options, **env}, "epoch": 0, "log": [], "steps": []}
-    if path.exists():
+    if resuming:
         state = evaluate.read_checkpoint(path)
         old = state["config"]  # options and environment
         for name in sorted((old.keys() | options.keys()) - {*env, "resumed"}):
@@ -581,8 +584,8 @@ def parse_args(argv):
     add("--label-smoothing", type=fraction, help="amount of label smoothing")
     add("--padding", type=number(int, 0, 28), help="pixels of padding of the random crop; 0: none")
     add("--flip", type=number(float, 0, 1), help="probability of a horizontal flip")
-    add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images; "
-        "None: off")  # fmt: skip
+    add("--mixup", type=number(float, 0.01, 1000), help="α of mixup, which mixes pairs of images, "
+        "the less, the smaller α is; None: off")  # fmt: skip
     add("--dropout", type=fraction, help="dropout before the last layer of a ResNet")
     # With fewer than 8 channels, oneDNN 3.12 crashes on some CPUs, in the shortcuts.
     add("--width", type=number(int, 8, 4096), default=64, help="channels of a ResNet's first stage")

@@ -4,10 +4,10 @@
 
 Each row is the default with one change: something taken out of it, or something else tried. All of
 these changes cost about the same time: with SGD or AdamW, an epoch is 4 % shorter than with Muon.
-The last row is the report's recipe in as many epochs. Each run is a training by train.py, evaluated
-on the validation images only, and one row of ablation.csv. A run that the CSV already has is not
-repeated, one that was interrupted is resumed. At the end a table and a figure are drawn from
-ablation.csv; `--draw` does nothing else.
+The last row is the report's recipe in as many epochs. Each run is a training by train.py or
+transform.py, evaluated on the validation images only, and one row of ablation.csv. A run that the
+CSV already has is not repeated, one that was interrupted is resumed. At the end a table and a
+figure are drawn from ablation.csv; `--draw` does nothing else.
 
 The ResNet18 has 16 channels instead of 64 (0.7 M parameters), so that a run takes minutes on one
 thread of a CPU.
