@@ -42,7 +42,7 @@ SHORT = ("T-shirt", *data.CLASSES[1:-1], "Boot")  # where there is little room
 NETWORK_COLOURS = dict(zip(MODELS, ("#b5651d", "#16407f", "#7cc4d8", "#7a2f5d", "#8aa63f"),
                            strict=False))  # fmt: skip
 BIN_EDGES = np.linspace(0, 1, 16)  # of the probabilities, for the calibration
-# Entries of config.json in which runs may differ that count as seeds of the same options.
+# Entries of config.json that may differ between the seeds of a run.
 NOT_SETTINGS = ("seed", "git", "python", "torch", "resumed", "device_name", "threads")
 
 
@@ -87,7 +87,7 @@ def read_run(folder):
         recipe=config["recipe"],
         width=config["width"],
         label_smoothing=config["label_smoothing"],
-        mixup=config.get("mixup") or 0,  # runs by earlier code have no such option
+        mixup=config.get("mixup") or 0,  # None, or missing in runs by earlier code: off
         seed=config["seed"],
         parameters=config["parameters"],
         # Equal for the seeds of the same options: NAME, NAME-seed1, NAME-seed2 …

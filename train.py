@@ -230,8 +230,8 @@ def build_optimizers(model, args):
     vectors = [p for p in parameters if p.ndim <= 1]
     settings = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "muon":  # --lr and --weight-decay are those of Muon
-        # As Jordan advises, not the first convolution, which has one input channel (shape[1]), nor
-        # the last layer. The MLP's first layer counts as hidden.
+        # Muon is for hidden layers: not for the last one, nor for the first convolution, which has
+        # one input channel, shape[1]. The MLP's first layer counts as hidden.
         hidden = [p for p in weights[:-1] if p.shape[1] != 1]
         if not hidden:
             raise data.UserError("--optimizer muon: the network has no hidden layer")
